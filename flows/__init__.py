@@ -1,0 +1,1 @@
+"""Prefect flows. They are thin: the work is done in `ttl`."""

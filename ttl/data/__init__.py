@@ -1,0 +1,1 @@
+"""Datasets: from a source to packed pixels to batches on the device."""

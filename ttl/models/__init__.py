@@ -1,0 +1,1 @@
+"""Networks: backbones, where they can be cut, and the four strategies."""

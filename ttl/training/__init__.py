@@ -1,0 +1,1 @@
+"""Training one trial, and launching packs of trials under Accelerate."""
