@@ -1,0 +1,115 @@
+"""How a trial is trained: every number that changes its result, under one name."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ttl.errors import ParamsError
+
+Optimizer = Literal["adam", "adamw"]
+Schedule = Literal["plateau", "one-cycle"]
+Criterion = Literal["val_loss", "val_auroc"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A training schedule.
+
+    `batch_size` is the global batch: with two processes each works on half of it.
+    `crop_scale` is the smallest share of the image's area that a random resized crop keeps; 1 crops nothing.
+    `resize` is the side, in multiples of the image size, to which validation images are resized before
+    the centre crop (256/224 in the paper).
+    `criterion` chooses the epoch whose weights are kept, on validation data.
+    `plateau_patience`, `plateau_factor` and `min_lr` belong to the `plateau` schedule alone.
+    """
+
+    name: str
+    epochs: int
+    optimizer: Optimizer
+    lr: float
+    schedule: Schedule
+    criterion: Criterion
+    batch_size: int = 64
+    weight_decay: float = 0.0
+    warmup: float = 0.3
+    plateau_patience: int = 5
+    plateau_factor: float = 0.5
+    min_lr: float = 1e-6
+    crop_scale: float = 0.6
+    resize: float = 1.0
+    flip: bool = True
+    class_weights: bool = True
+    precision: Precision = "no"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        for field, low in (("epochs", 1), ("batch_size", 2), ("plateau_patience", 0)):
+            if getattr(self, field) < low:
+                raise ParamsError(
+                    f"recipe {self.name}: {field} is {getattr(self, field)}; it must be at least {low}"
+                )
+        for field in ("lr", "min_lr"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value > 0):
+                raise ParamsError(f"recipe {self.name}: {field} is {value}; it must be a positive number")
+        for field in ("crop_scale", "warmup", "plateau_factor"):
+            if not 0 < getattr(self, field) <= 1:
+                raise ParamsError(
+                    f"recipe {self.name}: {field} is {getattr(self, field)}; it must be over 0, at most 1"
+                )
+        if self.resize < 1:
+            raise ParamsError(f"recipe {self.name}: resize is {self.resize}; it must be at least 1")
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="fast",
+            epochs=6,
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=0.01,
+            schedule="one-cycle",
+            criterion="val_auroc",
+        ),
+        Recipe(
+            name="paper",
+            epochs=200,
+            optimizer="adam",
+            lr=1e-4,
+            schedule="plateau",
+            criterion="val_loss",
+            crop_scale=0.08,
+            resize=256 / 224,
+        ),
+    )
+}
+
+
+def make_recipe(setting: str | dict[str, Any]) -> Recipe:
+    """Return the recipe that `params.yaml` asks for: a name, or `{base: NAME, field: value, …}`.
+
+    A changed recipe says in its name what was changed, `fast(epochs=3)`, so that tables stay truthful.
+    """
+    changes = dict(setting) if isinstance(setting, dict) else {"base": setting}
+    base = changes.pop("base", "fast")
+    if base not in RECIPES:
+        raise ParamsError(f"no recipe is called {base!r}; there are: {', '.join(RECIPES)}")
+    recipe = RECIPES[base]
+    known = {field.name: type(getattr(recipe, field.name)) for field in dataclasses.fields(Recipe)}
+    for field, value in changes.items():
+        if field == "name" or field not in known:
+            raise ParamsError(
+                f"a recipe has no setting {field!r}; it has: {', '.join(sorted(set(known) - {'name'}))}"
+            )
+        accepted = (int, float) if known[field] is float else (known[field],)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and known[field] is not bool):
+            raise ParamsError(f"recipe setting {field} is {value!r}; it must be a {known[field].__name__}")
+    changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
+    if not changes:
+        return recipe
+    described = ",".join(f"{field}={value}" for field, value in sorted(changes.items()))
+    return dataclasses.replace(recipe, name=f"{base}({described})", **changes)

@@ -1,0 +1,84 @@
+"""A trial: what is trained, on which data, how; and the identity that keeps it from being trained twice."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ttl.errors import TrialError
+from ttl.training.recipe import Recipe
+
+Strategy = Literal["ftl", "ttl", "lwft", "tf"]
+Granularity = Literal["stage", "block"]
+
+FULL = "full"
+"""The cut of a network that is not cut."""
+
+TRAINING_VERSION = 1
+"""Raised by hand with every change of code that can change a trial's result.
+
+It is part of each trial's identity, so that results of before are not taken for results of after.
+`tests/training/test_version.py` fails when a result changes and this number does not.
+"""
+
+DESCRIPTIVE = {"cut_index", "granularity"}
+"""Fields that say where a cut lies among others: they do not change the result, nor the identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One dataset × backbone × source × strategy × cut × recipe × seed.
+
+    `source` is `imagenet`, `random` or the path of a weights file, whose SHA-256 is `source_sha256`: the
+    identity of a file is its content, wherever it lies.
+    `cut_index` counts the cuts of this granularity from the bottom; it is -1 for `full`.
+    `processes` is part of the identity since batch norm sees each process's share of the batch alone.
+    """
+
+    dataset: str
+    revision: str
+    backbone: str
+    strategy: Strategy
+    recipe: Recipe
+    image_size: int
+    seed: int
+    source: str = "imagenet"
+    source_sha256: str = ""
+    cut: str = FULL
+    cut_index: int = -1
+    granularity: Granularity = "stage"
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a cut without a strategy that cuts, and the reverse."""
+        if (self.strategy == "ftl") != (self.cut == FULL):
+            raise TrialError(
+                f"strategy {self.strategy} does not go with cut {self.cut!r}: "
+                f"{FULL!r} belongs to ftl, and every other strategy needs a cut"
+            )
+
+    @property
+    def trial_id(self) -> str:
+        """16 hexadecimal digits that stand for everything that can change the trial's result."""
+        identity = {name: value for name, value in self.to_dict().items() if name not in DESCRIPTIVE}
+        del identity["recipe"]["name"]
+        if self.source_sha256:
+            del identity["source"]
+        identity["training_version"] = TRAINING_VERSION
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """A short name for people, such as `phantom efficientnet_lite0 ttl blocks.3 seed 0`."""
+        return f"{self.dataset} {self.backbone} {self.strategy} {self.cut} seed {self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trial as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Trial":
+        """Return the trial that `to_dict` described."""
+        return cls(**{**values, "recipe": Recipe(**values["recipe"])})
