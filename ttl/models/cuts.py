@@ -165,5 +165,3 @@ def _parent(name: str) -> str:
 
 def _join(parent: str, child: str) -> str:
     return f"{parent}.{child}" if parent else child
-
-

@@ -56,9 +56,7 @@ def _slim_convolutional(model: nn.Module, cut: str, num_classes: int, image_size
         channels = root.out_channels if isinstance(root, nn.Conv2d) else root.out_features
         kept = channels // FACTOR
         graph = _graph(model, image_size)
-        prune = (
-            tp.prune_conv_out_channels if isinstance(root, nn.Conv2d) else tp.prune_linear_out_channels
-        )
+        prune = tp.prune_conv_out_channels if isinstance(root, nn.Conv2d) else tp.prune_linear_out_channels
         if isinstance(root, nn.Conv2d) and root.groups == channels and channels > 1:
             prune = tp.prune_depthwise_conv_out_channels
         graph.get_pruning_group(root, prune, idxs=list(range(kept, channels))).prune()
@@ -109,13 +107,9 @@ def _next_block(model: nn.Module, cut: str, runs: dict[str, Any]) -> str:
     return name
 
 
-def _slim_transformer(
-    model: Any, backbone: str, cut: str, num_classes: int, image_size: int
-) -> None:
+def _slim_transformer(model: Any, backbone: str, cut: str, num_classes: int, image_size: int) -> None:
     width, heads = model.embed_dim, model.blocks[0].attn.num_heads
-    narrow: Any = create(
-        backbone, image_size, embed_dim=width // FACTOR, num_heads=max(1, heads // FACTOR)
-    )
+    narrow: Any = create(backbone, image_size, embed_dim=width // FACTOR, num_heads=max(1, heads // FACTOR))
     replace_head(narrow, num_classes)
     index = int(cut.rpartition(".")[2]) + 1
     for position in range(index, len(model.blocks)):

@@ -1,0 +1,81 @@
+"""What a network costs: parameters, multiply-accumulates, bytes and time."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ttl.models.network import Network
+from ttl.models.order import evaluating
+
+WARM_UP = 5
+REPEATS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The cost of one image: `macs` of a forward pass, `latency_ms` at batch 1 (median, warmed up).
+
+    `params` counts weights and biases, trained or frozen; `model_bytes` counts buffers too.
+    """
+
+    params: int
+    macs: int
+    model_bytes: int
+    latency_ms: float
+
+
+def cost(network: Network, image_size: int) -> Cost:
+    """Return the cost of `network` at `image_size` on the device that it is on."""
+    with evaluating(network):
+        return Cost(
+            params=sum(p.numel() for p in network.parameters()),
+            macs=forward_macs(network, image_size),
+            model_bytes=sum(t.numel() * t.element_size() for t in network.state_dict().values()),
+            latency_ms=latency(network, image_size),
+        )
+
+
+def forward_macs(network: nn.Module, image_size: int) -> int:
+    """Return the multiply-accumulates of one image: convolutions and matrix products alone."""
+    with evaluating(network), FlopCounterMode(display=False) as counter:
+        network(_image(network, image_size))
+    return counter.get_total_flops() // 2
+
+
+def training_macs(network: Network, image_size: int) -> int:
+    """Return the multiply-accumulates of one image, forward and backward; a frozen part has no backward."""
+    with FlopCounterMode(display=False) as counter:
+        modes = {module: module.training for module in network.modules()}
+        network.eval()
+        network(_image(network, image_size)).sum().backward()
+        for module, mode in modes.items():
+            module.training = mode
+    network.zero_grad(set_to_none=True)
+    return counter.get_total_flops() // 2
+
+
+def latency(network: nn.Module, image_size: int) -> float:
+    """Return the median time of one image in milliseconds, over 30 runs after 5 to warm up."""
+    image = _image(network, image_size)
+    times = []
+    with evaluating(network):
+        for _ in range(WARM_UP + REPEATS):
+            _wait(image.device)
+            start = time.perf_counter()
+            network(image)
+            _wait(image.device)
+            times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[WARM_UP:])
+
+
+def _image(network: nn.Module, image_size: int) -> torch.Tensor:
+    return torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

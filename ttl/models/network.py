@@ -1,0 +1,145 @@
+"""The network of a trial: a backbone, cut and initialised as a strategy says. Strategies are defined here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ttl.errors import ModelError
+from ttl.models.backbones import IMAGENET, RANDOM, load_backbone
+from ttl.models.cuts import list_cuts, replace_head, resolve, truncate
+from ttl.models.order import above
+
+FULL = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """All that rebuilds a network's structure. `image_size` is the side in pixels; `cut` is `full` for ftl."""
+
+    backbone: str
+    strategy: str
+    num_classes: int
+    image_size: int
+    cut: str = FULL
+    source: str = IMAGENET
+
+
+class Network(nn.Module):
+    """A timm network and what of it stays frozen.
+
+    Images [n, 3, h, w], normalised, become logits [n, classes]. Frozen modules stay in evaluation mode
+    whatever mode the network is in, so that their batch-norm statistics never move.
+    """
+
+    def __init__(self, net: nn.Module, frozen: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.net = net
+        self.frozen = frozen
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits [n, classes]."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def train(self, mode: bool = True) -> "Network":
+        """Set training mode, save for the frozen modules."""
+        super().train(mode)
+        for name in self.frozen:
+            self.net.get_submodule(name).training = False
+        return self
+
+
+Build = Callable[[NetworkSpec], Network]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """What happens below and above the cut.
+
+    `cuts` is false where there is no cut; `differs_at_top` says whether a cut with nothing above it gives
+    another network than the whole backbone.
+    """
+
+    title: str
+    build: Build
+    cuts: bool = True
+    differs_at_top: bool = False
+
+
+def _full_transfer(spec: NetworkSpec) -> Network:
+    net = load_backbone(spec.backbone, spec.source, spec.image_size)
+    replace_head(net, spec.num_classes)
+    return Network(net)
+
+
+def _truncated(spec: NetworkSpec) -> Network:
+    net = load_backbone(spec.backbone, spec.source, spec.image_size)
+    truncate(net, spec.cut, spec.num_classes, spec.image_size)
+    return Network(net)
+
+
+def _layer_wise_finetuning(spec: NetworkSpec) -> Network:
+    net = load_backbone(spec.backbone, spec.source, spec.image_size)
+    replace_head(net, spec.num_classes)
+    upper = set(above(net, spec.cut, spec.image_size))
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name.rpartition(".")[0] in upper)
+    ancestors = {name[:i] for name in upper for i, character in enumerate(name) if character == "."} | {""}
+    return Network(net, frozenset(name for name, _ in net.named_modules()) - upper - ancestors)
+
+
+def _transfusion(spec: NetworkSpec) -> Network:
+    from ttl.models.slim import slim  # noqa: PLC0415 - the other strategies train without torch-pruning
+
+    net, upper = slim(spec.backbone, spec.cut, spec.num_classes, spec.image_size)
+    donor = load_backbone(spec.backbone, spec.source, spec.image_size).state_dict()
+    state = net.state_dict()
+    lower = {name for name in state if name.rpartition(".")[0] not in set(upper)}
+    for name in lower:
+        if name not in donor or donor[name].shape != state[name].shape:
+            raise ModelError(f"{spec.backbone} at {spec.cut}: pretrained weights lack {name} below the cut")
+    net.load_state_dict({name: donor[name] if name in lower else state[name] for name in state})
+    return Network(net)
+
+
+STRATEGIES = {
+    "ftl": Strategy(title="full transfer learning", build=_full_transfer, cuts=False),
+    "ttl": Strategy(title="truncated transfer learning", build=_truncated),
+    "lwft": Strategy(title="layer-wise finetuning", build=_layer_wise_finetuning, differs_at_top=True),
+    "tf": Strategy(title="TransFusion", build=_transfusion),
+}
+"""Peng et al., BMVC 2023, table 1; TransFusion after Raghu et al., NeurIPS 2019."""
+
+
+def build_network(spec: NetworkSpec, *, pretrained: bool = True, seed: int = 0) -> Network:
+    """Return the network of `spec`, ready to train; what is random follows `seed` alone.
+
+    With `pretrained=False` no weights are fetched: the structure alone, to load a trained state into.
+    Raises `ModelError` for an unknown backbone, cut or strategy, or a cut that leaves nothing to change.
+    """
+    if spec.strategy not in STRATEGIES:
+        raise ModelError(f"no strategy is called {spec.strategy!r}; there are: {', '.join(STRATEGIES)}")
+    strategy = STRATEGIES[spec.strategy]
+    if strategy.cuts == (spec.cut == FULL):
+        raise ModelError(f"strategy {spec.strategy} {'needs a cut' if strategy.cuts else 'takes no cut'}")
+    source = spec.source if pretrained else RANDOM
+    cut = resolve(spec.backbone, spec.cut) if strategy.cuts else FULL
+    if strategy.cuts and not strategy.differs_at_top and _is_whole(spec.backbone, cut):
+        raise ModelError(f"nothing of {spec.backbone} lies above {cut}: {spec.strategy} there is ftl")
+    resolved = NetworkSpec(
+        backbone=spec.backbone,
+        strategy=spec.strategy,
+        num_classes=spec.num_classes,
+        image_size=spec.image_size,
+        cut=cut,
+        source=source,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return strategy.build(resolved)
+
+
+def _is_whole(backbone: str, cut: str) -> bool:
+    return any(known.whole and known.name == cut for known in list_cuts(backbone, "stage"))

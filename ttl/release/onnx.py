@@ -1,0 +1,115 @@
+"""Writing a network as ONNX, and checking that ONNX Runtime gives what torch gives."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from ttl.errors import ReleaseError
+
+OPSET = 18
+TOLERANCE = 1e-4
+INPUT, OUTPUT = "images", "logits"
+
+
+def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Write `network` to one ONNX file: input `images` [batch, 3, h, w], normalised; output `logits`.
+
+    Raises `ReleaseError` for a network that torch's exporter cannot trace.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    # torch specialises a graph to a batch of one, so that the example has two.
+    twice = example[:1].repeat(2, 1, 1, 1)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network.eval(),
+                (twice,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise ReleaseError(f"the network cannot be written as ONNX: {str(error).splitlines()[0]}") from error
+    if program is None:
+        raise ReleaseError("the network cannot be written as ONNX: torch's exporter returned nothing")
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def largest_difference(network: nn.Module, path: Path, images: Tensor) -> float:
+    """Return the largest difference between torch's and ONNX Runtime's logits, at batch 1 and all at once.
+
+    `images` [n, 3, h, w] are real ones, prepared for the network: noise would not exercise its range.
+    Raises `ReleaseError` above 1e-4.
+    """
+    session = open_session(path)
+    with torch.inference_mode():
+        expected = network.eval()(images).numpy()
+    together = run_session(session, images.numpy())
+    alone = np.concatenate([run_session(session, image[None]) for image in images.numpy()])
+    worst = max(float(np.abs(expected - got).max()) for got in (together, alone))
+    if not worst <= TOLERANCE:
+        raise ReleaseError(
+            f"the ONNX file differs from the network by {worst:.2g} on {len(images)} images; "
+            f"at most {TOLERANCE:g} is accepted"
+        )
+    return worst
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU."""
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run_session(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
+    """Return the logits [n, classes] of images [n, 3, h, w]."""
+    return np.asarray(session.run([OUTPUT], {INPUT: images.astype(np.float32)})[0])
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove the exporter's notes: they name the source files of the machine that ran it."""
+    for part in (model, model.graph, *model.graph.node, *model.functions):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for values in (model.graph.value_info, model.graph.input, model.graph.output, model.graph.initializer):
+        for value in values:
+            value.doc_string = ""
+            del value.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and remarks off the terminal; its errors come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,123 @@
+"""The tags of the registry, in GTO's format: reading them, and setting them against others who do too."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import gto.api
+from gto.exceptions import GTOException
+from scmrepo.exceptions import SCMError
+
+from ttl.errors import ReleaseError
+from ttl.release import vcs
+
+FIRST_VERSION = "v1.0.0"
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A tag of the registry: a version was registered, or a stage assigned to it, or either taken back."""
+
+    dataset: str
+    action: str
+    version: str
+    stage: str | None
+    when: datetime
+    commit: str
+    author: str
+    message: str
+    tag: str
+
+
+def read_events(root: Path, dataset: str | None = None) -> list[Event]:
+    """Return the registry's events, the oldest first."""
+    with _gto_errors():
+        rows: list[dict[str, Any]] = gto.api.history(str(root), artifact=dataset)
+    events = [
+        Event(
+            dataset=row["artifact"],
+            action=row["event"],
+            version=row["version"],
+            stage=row["stage"],
+            when=row["timestamp"],
+            commit=row["commit"],
+            author=f"{row['author']} <{row['author_email']}>",
+            message=row["message"],
+            tag=row["ref"],
+        )
+        for row in rows
+    ]
+    return sorted(events, key=_order)
+
+
+def register(root: Path, dataset: str, commit: str, version: str | None, message: str) -> str:
+    """Tag the commit as a version (one more than the newest unless told), and return the tag's name."""
+    with _gto_errors():
+        if version is None and not any(
+            event.action == "registration" for event in read_events(root, dataset)
+        ):
+            version = FIRST_VERSION
+        who = vcs.find_identity(root)
+        made = gto.api.register(
+            str(root), dataset, commit, version, message, author=who.name, author_email=who.email
+        )
+    return str(made.tag)
+
+
+def assign(root: Path, dataset: str, version: str, stage: str, message: str) -> str:
+    """Tag the version's commit with a stage, and return the tag's name."""
+    with _gto_errors():
+        who = vcs.find_identity(root)
+        made = gto.api.assign(
+            str(root),
+            dataset,
+            stage,
+            version,
+            message=message,
+            # Without it GTO refuses the way back to a version that had the stage before.
+            force=True,
+            author=who.name,
+            author_email=who.email,
+        )
+    return str(made.tag)
+
+
+def publish(root: Path, dataset: str, remote: str | None, create: Callable[[], str]) -> str:
+    """Set a tag and push it; when somebody else has just taken its name, set the next one.
+
+    Without a remote the tag is only set. When the push fails for another reason, the tag is taken back.
+    """
+    for _ in range(ATTEMPTS):
+        if remote:
+            vcs.fetch_tags(root, remote, dataset)
+        tag = create()
+        pushed = False
+        try:
+            pushed = remote is None or vcs.push_tag(root, remote, tag)
+        finally:
+            if not pushed:
+                vcs.git(root, "tag", "--delete", tag)
+        if pushed:
+            return tag
+    raise ReleaseError(
+        f"{remote} has a newer {tag} after {ATTEMPTS} attempts; wait for the others, then retry"
+    )
+
+
+def _order(event: Event) -> tuple[datetime, int]:
+    """Order by time; within a second (git's resolution) by GTO's counter, versions first."""
+    counter = re.search(r"#(\d+)$", event.tag)
+    return event.when, int(counter[1]) if counter else 0
+
+
+@contextmanager
+def _gto_errors() -> Iterator[None]:
+    try:
+        yield
+    except (GTOException, SCMError) as error:
+        raise ReleaseError(f"the registry refused: {error}") from error
