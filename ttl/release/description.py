@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from ttl.data.dataset import Task
+from ttl.data.images import Fit
+from ttl.data.transforms import ImageSteps
 from ttl.errors import ReleaseError
 
 FORMAT = 1
@@ -17,26 +22,13 @@ CARD = "card.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSteps:
-    """From packed pixels to the network's input: repeat grey, resize, crop the centre, normalise.
-
-    `resize` is the side before the crop in multiples of the image size. `mean` and `std` are of pixels
-    in [0, 1].
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    resize: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxFacts:
-    """How the ONNX file was made, and how far it was from torch on real images (largest difference)."""
+    """The ONNX file: its logits were within `tolerance` of torch's on `images` validation images."""
 
     opset: int
     images: int
-    largest_difference: float
+    tolerance: float
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,23 +36,26 @@ class Description:
     """A released model.
 
     `channels` and `packed_size` are of the packed images it was trained on: 1 or 3 channels, (height,
-    width). `threshold` is on the probability of the second class of a binary task, chosen on validation
-    data; None for other tasks.
+    width); `fit` is how an image of another shape is brought to that size. `source` is `imagenet`, `random`
+    or the name of the weights file whose SHA-256 is `source_sha256`. `threshold` is on the probability of
+    the second class of a binary task, chosen on validation data; None for other tasks.
     """
 
     dataset: str
     revision: str
     synthetic: bool
-    task: str
+    task: Task
     classes: tuple[str, ...]
     trial_id: str
     backbone: str
     source: str
+    source_sha256: str
     strategy: str
     cut: str
     image_size: int
     channels: int
     packed_size: tuple[int, int]
+    fit: Fit
     steps: ImageSteps
     threshold: float | None
     params: int
@@ -87,24 +82,23 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str) -> "Description":
-        """Return what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        if values.get("format") != FORMAT:
+        """Return what `to_json` wrote. Raises `ReleaseError` that says what of it is wrong."""
+        try:
+            values: Any = json.loads(text)
+        except ValueError as error:
+            raise ReleaseError(f"it is not JSON: {error}") from error
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
             raise ReleaseError(
-                f"its format is {values.get('format')!r} and this version of ttl reads {FORMAT}; "
+                f"its format is {found!r} and this version of ttl reads {FORMAT}; "
                 "use the version of the release's own commit"
             )
-        values.pop("num_classes", None)
-        steps = values["steps"]
-        return cls(
-            **{
-                **values,
-                "classes": tuple(values["classes"]),
-                "packed_size": (int(values["packed_size"][0]), int(values["packed_size"][1])),
-                "steps": ImageSteps(**{**steps, "mean": tuple(steps["mean"]), "std": tuple(steps["std"])}),
-                "onnx": OnnxFacts(**values["onnx"]),
-            }
-        )
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ReleaseError(f"{place}: {first['msg']}") from error
 
 
 def read_description(folder: Path) -> Description:
@@ -112,12 +106,10 @@ def read_description(folder: Path) -> Description:
     path = folder / DESCRIPTION
     try:
         return Description.from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ReleaseError(f"{folder} holds no model: {DESCRIPTION} is missing") from error
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, ReleaseError) as error:
         raise ReleaseError(f"{path} cannot be read: {error}") from error
-    except ReleaseError as error:
-        raise ReleaseError(f"{path} cannot be used: {error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -129,7 +121,7 @@ def sha256(path: Path) -> str:
 def fingerprint(folder: Path) -> str:
     """Return 16 hexadecimal digits that stand for a model: its weights and its description.
 
-    The card and the ONNX file are made from these, and may change without making it another model.
+    The description holds the ONNX file's checksum. The card may change without making it another model.
     """
     both = sha256(folder / WEIGHTS) + sha256(folder / DESCRIPTION)
     return hashlib.sha256(both.encode()).hexdigest()[:16]

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor, nn
 
 from ttl.errors import ReleaseError
@@ -18,6 +20,16 @@ from ttl.errors import ReleaseError
 OPSET = 18
 TOLERANCE = 1e-4
 INPUT, OUTPUT = "images", "logits"
+
+RUNTIME_ERRORS = (
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NoSuchFile,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
 
 
 def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
@@ -50,7 +62,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def largest_difference(network: nn.Module, path: Path, images: Tensor) -> float:
+def check_onnx(network: nn.Module, path: Path, images: Tensor) -> float:
     """Return the largest difference between torch's and ONNX Runtime's logits, at batch 1 and all at once.
 
     `images` [n, 3, h, w] are real ones, prepared for the network: noise would not exercise its range.
@@ -62,6 +74,7 @@ def largest_difference(network: nn.Module, path: Path, images: Tensor) -> float:
     together = run_session(session, images.numpy())
     alone = np.concatenate([run_session(session, image[None]) for image in images.numpy()])
     worst = max(float(np.abs(expected - got).max()) for got in (together, alone))
+    # Written so that NaN fails too.
     if not worst <= TOLERANCE:
         raise ReleaseError(
             f"the ONNX file differs from the network by {worst:.2g} on {len(images)} images; "
@@ -72,12 +85,15 @@ def largest_difference(network: nn.Module, path: Path, images: Tensor) -> float:
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
     """Open an ONNX file on the CPU."""
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise ReleaseError(f"ONNX Runtime cannot open {path}: {error}") from error
 
 
-def run_session(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
+def run_session(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the logits [n, classes] of images [n, 3, h, w]."""
-    return np.asarray(session.run([OUTPUT], {INPUT: images.astype(np.float32)})[0])
+    return np.asarray(session.run([OUTPUT], {INPUT: images})[0])
 
 
 def _strip(model: onnx.ModelProto) -> None:

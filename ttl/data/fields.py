@@ -1,0 +1,74 @@
+"""Settings as dataclasses: built from the plain values of a YAML file, with every value's type checked."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from ttl.errors import ParamsError
+
+T = TypeVar("T")
+
+NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def build(cls: type[T], values: object, *, where: str) -> T:
+    """Return the dataclass `cls` with the fields that the mapping `values` gives.
+
+    `where` names the place in the file for error messages. Raises `ParamsError` for a field that `cls` does
+    not have, that it needs and is not given, or whose value has the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ParamsError(f"{where} is {values!r}; it must be a mapping of settings")
+    assert dataclasses.is_dataclass(cls)
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise ParamsError(f"{where} has no setting {name!r}; it has: {', '.join(fields)}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ParamsError(f"{where} lacks the setting {name!r}")
+    return cls(**{name: convert(value, hints[name], f"{where}.{name}") for name, value in values.items()})
+
+
+def check_types(settings: Any, *, where: str) -> None:
+    """Raise `ParamsError` for the first field of a dataclass whose value is not of its declared type."""
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        convert(getattr(settings, field.name), hints[field.name], f"{where}.{field.name}")
+
+
+def convert(value: object, hint: Any, where: str) -> Any:
+    """Return `value` as the type `hint`: lists become tuples, mappings become dataclasses.
+
+    Raises `ParamsError` where it is of another type; a whole number passes as a float, and nothing else does.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = [argument for argument in arguments if argument is not type(None)]
+        return convert(value, hint, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ParamsError(f"{where} is {value!r}; it must be one of: {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise ParamsError(f"{where} is {value!r}; it must be a list")
+        return tuple(convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, where=where)
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        quote = "; put it in quotes" if hint is str else ""
+        raise ParamsError(f"{where} is {value!r}; it must be {NAMES[hint]}{quote}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ParamsError(f"{where} is {value!r}; it must be a finite number")
+    return value

@@ -1,0 +1,12 @@
+"""The sources of images. A new one is a module here and a line in `SOURCES`."""
+
+from ttl.data.sources import folder, medmnist, phantom
+from ttl.data.sources.base import Contents, Request, Sample, Source
+
+__all__ = ["SOURCES", "Contents", "Request", "Sample", "Source"]
+
+SOURCES: dict[str, Source] = {
+    "phantom": phantom.SOURCE,
+    "medmnist": medmnist.SOURCE,
+    "folder": folder.SOURCE,
+}

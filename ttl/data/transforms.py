@@ -1,0 +1,106 @@
+"""From packed pixels to a network's input, a batch at a time, on the device that holds the batch."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RGB = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSteps:
+    """How a network wants its images.
+
+    `mean` and `std` are per channel, of pixels in [0, 1]. `resize` is the side before the centre crop, in
+    multiples of the image size.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """One random crop and flip for each image of a batch: tensors [n].
+
+    `left`, `top`, `width` and `height` are shares of the image's sides.
+    """
+
+    left: Tensor
+    top: Tensor
+    width: Tensor
+    height: Tensor
+    flipped: Tensor
+
+    def __getitem__(self, part: slice) -> "Augmentation":
+        """Return what belongs to a part of the batch."""
+        return Augmentation(**{name: getattr(self, name)[part] for name in self.__slots__})
+
+
+def draw(count: int, *, crop_scale: float, flip: bool, generator: torch.Generator) -> Augmentation:
+    """Draw crops of at least `crop_scale` of the image's area, aspect 3:4 to 4:3, and flips for half.
+
+    The distribution of torchvision's `RandomResizedCrop` for square images, with sides cut at the image's.
+    """
+    area = torch.empty(count).uniform_(crop_scale, 1.0, generator=generator)
+    bound = math.log(4 / 3)
+    aspect = torch.empty(count).uniform_(-bound, bound, generator=generator).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1.0), (area / aspect).sqrt().clamp(max=1.0)
+    if crop_scale == 1.0:
+        width, height = torch.ones(count), torch.ones(count)
+    left = torch.rand(count, generator=generator) * (1 - width)
+    top = torch.rand(count, generator=generator) * (1 - height)
+    flipped = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
+    return Augmentation(left=left, top=top, width=width, height=height, flipped=flipped)
+
+
+def augment(images: Tensor, augmentation: Augmentation, *, image_size: int, steps: ImageSteps) -> Tensor:
+    """Return images, uint8 [n, c, h, w], cropped, flipped, resized and normalised: float [n, 3, s, s].
+
+    Bilinear sampling. An image much larger than the output is first reduced, for sampling alone would alias.
+    """
+    pixels = images.float()
+    if min(pixels.shape[-2:]) >= 2 * image_size:
+        pixels = _resize(pixels, round(1.5 * image_size), "bilinear")
+    drawn = {
+        name: getattr(augmentation, name).to(pixels.device) for name in ("left", "top", "width", "height")
+    }
+    direction = 1.0 - 2.0 * augmentation.flipped.to(pixels.device).float()
+    zero = torch.zeros_like(direction)
+    # Rows of the map from output to input, both in [-1, 1] from edge to edge.
+    across = torch.stack([drawn["width"] * direction, zero, 2 * drawn["left"] + drawn["width"] - 1], dim=1)
+    down = torch.stack([zero, drawn["height"], 2 * drawn["top"] + drawn["height"] - 1], dim=1)
+    shape = [len(pixels), pixels.shape[1], image_size, image_size]
+    grid = F.affine_grid(torch.stack([across, down], dim=1), shape, align_corners=False)
+    sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return _normalise(sampled, steps)
+
+
+def prepare(images: Tensor, *, image_size: int, steps: ImageSteps) -> Tensor:
+    """Return images, uint8 [n, c, h, w], resized, centre-cropped and normalised: float [n, 3, s, s]."""
+    side = round(image_size * steps.resize)
+    pixels = images.float()
+    if pixels.shape[-2:] != (side, side):
+        pixels = _resize(pixels, side, steps.interpolation)
+    start = (side - image_size) // 2
+    return _normalise(pixels[..., start : start + image_size, start : start + image_size], steps)
+
+
+def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
+    mode = interpolation if interpolation in ("bilinear", "bicubic") else "bicubic"
+    resized = F.interpolate(pixels, size=(side, side), mode=mode, antialias=True, align_corners=False)
+    return resized.clamp(0, 255)
+
+
+def _normalise(pixels: Tensor, steps: ImageSteps) -> Tensor:
+    mean = torch.tensor(steps.mean, device=pixels.device).view(1, -1, 1, 1) * 255
+    std = torch.tensor(steps.std, device=pixels.device).view(1, -1, 1, 1) * 255
+    if pixels.shape[1] != RGB:
+        # Greyscale: the same picture in each of the channels of a network that was trained on colours.
+        pixels = pixels.expand(-1, RGB, -1, -1)
+    return ((pixels - mean) / std).contiguous()

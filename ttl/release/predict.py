@@ -1,0 +1,188 @@
+"""Using a released model: find it, load it, and give the probabilities of images."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ttl.data.images import read_image
+from ttl.data.transforms import prepare
+from ttl.errors import ReleaseError
+from ttl.evaluation.metrics import Probabilities, decide, softmax
+from ttl.release import registry
+from ttl.release.description import DESCRIPTION, ONNX, WEIGHTS, Description, read_description, sha256
+from ttl.release.onnx import open_session, run_session
+
+if TYPE_CHECKING:
+    from ttl.models.network import NetworkSpec
+
+Engine = Literal["auto", "onnx", "torch"]
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to predict. `engine` is what runs it: `onnx` or `torch`."""
+
+    folder: Path
+    description: Description
+    engine: Engine
+    forward: Callable[[Tensor], NDArray[np.float32]]
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits [n, classes] of packed images, uint8 [n, c, h, w], prepared as in validation."""
+        known = self.description
+        images = prepare(torch.from_numpy(pixels), image_size=known.image_size, steps=known.steps)
+        return self.forward(images)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> Probabilities:
+        """Return probabilities [n, classes] of packed images, uint8 [n, c, h, w]."""
+        return softmax(self.logits(pixels).astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a model says of one image.
+
+    `predicted` is the second class of a binary task where its probability reaches the model's threshold,
+    and the likeliest class of other tasks.
+    """
+
+    image: Path
+    probabilities: dict[str, float]
+    predicted: str
+
+
+def resolve_model(text: str, repo: Path, *, cache: Path | None = None) -> Path:
+    """Return the folder of the model that `text` names.
+
+    It is a folder, or a release: `DATASET` (its champion, or else its newest version), `DATASET@VERSION` or
+    `DATASET#STAGE`. A release is fetched into `cache`, by default under `TTL_CACHE` or `~/.cache/ttl`.
+    Raises `ReleaseError` when there is neither.
+    """
+    folder = Path(text)
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    # A dataset's name has no such form; a folder that is not there must not become a talk of releases.
+    if text in (".", "..") or text.startswith(("./", "../", "~")) or folder.is_absolute():
+        read_description(folder)
+    return registry.fetch(text, cache or cache_folder(), repo=repo)
+
+
+def cache_folder() -> Path:
+    """Return the folder of fetched releases."""
+    return Path(os.environ.get("TTL_CACHE") or Path.home() / ".cache" / "ttl") / "releases"
+
+
+def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:
+    """Load the model in `folder` to run on the CPU.
+
+    `auto` takes ONNX Runtime, which starts sooner and runs faster, and torch where there is no ONNX file.
+    Raises `ReleaseError` for a file that is missing, or not the one that the description was written with.
+    """
+    description = read_description(folder)
+    if engine == "auto":
+        engine = "onnx" if (folder / ONNX).is_file() else "torch"
+    forward: Callable[[Tensor], NDArray[np.float32]]
+    if engine == "onnx":
+        session = open_session(_intact(folder / ONNX, description.onnx.sha256))
+
+        def forward(images: Tensor) -> NDArray[np.float32]:
+            return run_session(session, images.numpy())
+
+    else:
+        network = _rebuild(description, _intact(folder / WEIGHTS, description.weights_sha256))
+
+        def forward(images: Tensor) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                logits: NDArray[np.float32] = network(images).numpy()
+            return logits
+
+    return LoadedModel(folder=folder, description=description, engine=engine, forward=forward)
+
+
+def predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
+    """Return the model's prediction for each image file, in their order.
+
+    Each goes the way of the images that the model was trained and validated on: packed size, then the
+    network's own preprocessing. Raises `DataError` naming the first image that is missing or unreadable.
+    """
+    return [prediction for batch in _batches(images) for prediction in _predict(model, batch)]
+
+
+def load_network(spec: "NetworkSpec", weights: Path) -> nn.Module:
+    """Return the network of `spec` with the trained weights of a safetensors file, in evaluation mode."""
+    # ONNX Runtime needs none of these, and timm takes seconds to import.
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    from ttl.models.network import build_network  # noqa: PLC0415
+
+    network = build_network(spec, pretrained=False).net
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise ReleaseError(f"the weights {weights} cannot be read: {error}") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ReleaseError(
+            f"the weights {weights} are not of {spec.backbone} {spec.strategy} {spec.cut}: {reason}"
+        ) from error
+    return network.eval()
+
+
+def _rebuild(description: Description, weights: Path) -> nn.Module:
+    from ttl.models.network import NetworkSpec  # noqa: PLC0415 - as above
+
+    spec = NetworkSpec(
+        backbone=description.backbone,
+        strategy=description.strategy,
+        num_classes=description.num_classes,
+        image_size=description.image_size,
+        cut=description.cut,
+    )
+    return load_network(spec, weights)
+
+
+def _intact(path: Path, expected: str) -> Path:
+    if not path.is_file():
+        raise ReleaseError(f"{path} is missing; `dvc checkout {path.parent}` or `dvc repro` restores it")
+    found = sha256(path)
+    if found != expected:
+        raise ReleaseError(
+            f"{path} has SHA-256 {found[:12]}…, and {DESCRIPTION} beside it says {expected[:12]}…: it is "
+            f"damaged or of another model; `dvc checkout {path.parent}` or `dvc repro` restores it"
+        )
+    return path
+
+
+def _batches(images: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(images), BATCH):
+        yield images[start : start + BATCH]
+
+
+def _predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
+    known = model.description
+    pixels = np.stack(
+        [
+            read_image(path, name=str(path), channels=known.channels, size=known.packed_size, fit=known.fit)
+            for path in images
+        ]
+    )
+    probabilities = model.probabilities(pixels)
+    return [
+        Prediction(
+            image=path,
+            probabilities=dict(zip(known.classes, row.tolist(), strict=True)),
+            predicted=known.classes[choice],
+        )
+        for path, row, choice in zip(
+            images, probabilities, decide(probabilities, known.threshold), strict=True
+        )
+    ]

@@ -1,0 +1,174 @@
+"""A job: what `accelerate launch` runs, once for each process of it. It works through a pack of trials.
+
+`python -m ttl.training.job PACK.json`. Each trial's folder appears when the trial ends. Events go to the
+standard output of the first process, one line each.
+"""
+
+import importlib.metadata
+import json
+import logging
+import platform
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from ttl.data.dataset import PackedDataset
+from ttl.errors import TTLError
+from ttl.evaluation.metrics import choose_threshold, evaluate, softmax, weighted_log_loss
+from ttl.models.cost import cost, training_macs
+from ttl.processes import die_with
+from ttl.training.events import Event, encode
+from ttl.training.loop import Epoch, Scored, Trainer, make_accelerator
+from ttl.training.runs import (
+    COMPLETED,
+    HISTORY,
+    HISTORY_SCHEMA,
+    PREDICTIONS,
+    PREDICTIONS_SCHEMA,
+    WEIGHTS,
+    Runs,
+)
+from ttl.training.trial import Trial
+
+logger = logging.getLogger("ttl.training.job")
+
+PACKAGES = ("torch", "timm", "accelerate", "numpy")
+
+
+def main(pack: Path) -> None:
+    """Run the trials that the file `pack` lists."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    wanted = json.loads(pack.read_text(encoding="utf-8"))
+    die_with(wanted["parent"])
+    trials = [Trial.from_dict(values) for values in wanted["trials"]]
+    # Results are the same on one machine, run after run: no algorithm is chosen by timing.
+    torch.backends.cudnn.benchmark = False
+    accelerator = make_accelerator(wanted["precision"], cpu=wanted["device"] == "cpu")
+    runs = Runs(Path(wanted["runs"]))
+
+    def report(event: Event) -> None:
+        if accelerator.is_main_process:
+            sys.stdout.write(encode(event) + "\n")
+            sys.stdout.flush()
+
+    for trial in trials:
+        run_trial(trial, Path(wanted["datasets"]), runs, accelerator, report)
+
+
+def run_trial(
+    trial: Trial, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
+) -> None:
+    """Run one trial to its result. A failure becomes the result; of several processes, the job ends.
+
+    (When one of several processes fails alone, the others wait for it without end. So it ends, the
+    launcher ends the others, and whoever launched the job sees which trial it was.)
+    """
+    report(Event(kind="started", trial_id=trial.trial_id, epochs=trial.recipe.epochs))
+    try:
+        _train(trial, datasets, runs, accelerator, report)
+    except Exception as error:
+        logger.exception("%s (%s) failed", trial.label, trial.trial_id)
+        if accelerator.num_processes > 1:
+            report(Event(kind="message", trial_id=trial.trial_id, text=describe(error)))
+            raise
+        reason = describe(error)
+        runs.publish_failure(trial, reason)
+        report(Event(kind="failed", trial_id=trial.trial_id, text=reason))
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line: the message of our own, with its type and place for others."""
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, TTLError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _train(
+    trial: Trial, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
+) -> None:
+    dataset = PackedDataset.open(datasets / trial.dataset)
+    trainer = Trainer(trial, dataset, accelerator, runs.work(trial.trial_id) / "checkpoint.pt")
+
+    def on_epoch(epoch: Epoch) -> None:
+        report(
+            Event(
+                kind="epoch",
+                trial_id=trial.trial_id,
+                epoch=epoch.epoch,
+                epochs=trial.recipe.epochs,
+                val_auroc=epoch.val_auroc,
+            )
+        )
+
+    try:
+        trainer.run(on_epoch)
+        scored = {split: trainer.score(split) for split in ("val", "test")}
+        if accelerator.is_main_process:
+            result = summarise(trainer, scored)
+            work = runs.work(trial.trial_id)
+            _predictions(dataset, scored).write_parquet(work / PREDICTIONS)
+            history = [asdict(epoch) for epoch in trainer.history]
+            pl.DataFrame(history, schema=HISTORY_SCHEMA).write_parquet(work / HISTORY)
+            state = trainer.network.net.state_dict()
+            save_file({name: value.contiguous().cpu() for name, value in state.items()}, work / WEIGHTS)
+            runs.publish(trial, result)
+            report(Event(kind="completed", trial_id=trial.trial_id, val_auroc=result["val_auroc"]))
+        accelerator.wait_for_everyone()
+    finally:
+        trainer.close()
+
+
+def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
+    """Return what `result.json` says of a trial that has been trained to its end."""
+    trial, labels = trainer.trial, trainer.labels
+    probabilities = {split: softmax(one.logits) for split, one in scored.items()}
+    truth = {split: labels[one.indices] for split, one in scored.items()}
+    threshold = choose_threshold(truth["val"], probabilities["val"])
+    measured = cost(trainer.network, trial.image_size)
+    images = len(trainer.train_indices) * len(trainer.history)
+    result: dict[str, Any] = {
+        "status": COMPLETED,
+        "error": None,
+        "epochs": len(trainer.history),
+        "best_epoch": trainer.best_epoch,
+        "train_seconds": sum(epoch.seconds for epoch in trainer.history),
+        "train_macs": training_macs(trainer.network, trial.image_size) * images,
+        **asdict(measured),
+        "threshold": threshold,
+    }
+    for split, one in scored.items():
+        metrics = asdict(evaluate(truth[split], probabilities[split], threshold=threshold))
+        result[f"{split}_loss"] = weighted_log_loss(truth[split], one.logits, trainer.weights)
+        result |= {f"{split}_{name}": value for name, value in metrics.items()}
+    device = trainer.accelerator.device
+    result["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    result["processes"] = trainer.world
+    result["versions"] = {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
+    return result
+
+
+def _predictions(dataset: PackedDataset, scored: dict[str, Scored]) -> pl.DataFrame:
+    rows = np.concatenate([one.indices for one in scored.values()])
+    scores = np.concatenate([softmax(one.logits) for one in scored.values()])
+    samples = dataset.samples[rows].select("sample_id", "patient_id", "split", "label")
+    return samples.with_columns(
+        pl.Series("scores", scores.tolist(), dtype=pl.List(pl.Float64))
+    ).match_to_schema(PREDICTIONS_SCHEMA)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,153 @@
+"""The folder of a trial: written aside, and visible in one step when it is whole."""
+
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ttl.errors import TrialError
+from ttl.training.trial import Trial
+
+TRIAL = "trial.json"
+RESULT = "result.json"
+HISTORY = "history.parquet"
+PREDICTIONS = "predictions.parquet"
+WEIGHTS = "model.safetensors"
+CHECKPOINT = "checkpoint.pt"
+
+HISTORY_SCHEMA = pl.Schema(
+    {
+        "epoch": pl.Int64,
+        "lr": pl.Float64,
+        "train_loss": pl.Float64,
+        "val_loss": pl.Float64,
+        "val_auroc": pl.Float64,
+        "seconds": pl.Float64,
+    }
+)
+PREDICTIONS_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "sample_id": pl.String,
+    "patient_id": pl.String,
+    "split": pl.String,
+    "label": pl.Int64,
+    "scores": pl.List(pl.Float64),
+}
+PREDICTIONS_SCHEMA = pl.Schema(PREDICTIONS_COLUMNS)
+
+COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """All trials' folders, under one root."""
+
+    root: Path
+
+    def folder(self, trial_id: str) -> Path:
+        """Return the folder of a trial; it exists only when it is whole."""
+        return self.root / trial_id
+
+    def work(self, trial_id: str) -> Path:
+        """Return the folder in which a trial is worked on, hidden from readers."""
+        folder = self.root / ".partial" / trial_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def jobs(self) -> Path:
+        """Return the folder of the jobs' files and logs."""
+        folder = self.root / ".jobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def result(self, trial_id: str) -> dict[str, Any] | None:
+        """Return a trial's result, None if there is none yet."""
+        path = self.folder(trial_id) / RESULT
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise TrialError(f"{path} is damaged ({error}); delete the folder to train it again") from error
+        return values
+
+    def is_final(self, trial_id: str) -> bool:
+        """Return whether the trial need not be run: it has a result that is not a failure."""
+        result = self.result(trial_id)
+        return result is not None and result["status"] != FAILED
+
+    def trial(self, trial_id: str) -> Trial:
+        """Return the trial that the folder says it is."""
+        return Trial.from_dict(json.loads((self.folder(trial_id) / TRIAL).read_text(encoding="utf-8")))
+
+    def history(self, trial_id: str) -> pl.DataFrame:
+        """Return a trial's epochs."""
+        return pl.read_parquet(self.folder(trial_id) / HISTORY)
+
+    def predictions(self, trial_id: str) -> pl.DataFrame:
+        """Return a trial's predictions on the validation and test splits."""
+        return pl.read_parquet(self.folder(trial_id) / PREDICTIONS)
+
+    def publish(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        """Make what lies in the trial's work folder its result in one step; an earlier failure goes."""
+        work = self.work(trial.trial_id)
+        (work / CHECKPOINT).unlink(missing_ok=True)
+        (work / TRIAL).write_text(json.dumps(trial.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (work / RESULT).write_text(json.dumps(_plain(result), indent=2) + "\n", encoding="utf-8")
+        for path in work.iterdir():
+            _sync(path)
+        final = self.folder(trial.trial_id)
+        if final.exists():
+            old = self.root / ".partial" / f"{trial.trial_id}.replaced-{os.getpid()}"
+            final.rename(old)
+            work.rename(final)
+            shutil.rmtree(old)
+        else:
+            work.rename(final)
+
+    def publish_failure(self, trial: Trial, reason: str) -> None:
+        """Make the trial's result a failure with its reason."""
+        shutil.rmtree(self.work(trial.trial_id), ignore_errors=True)
+        self.publish(trial, {"status": FAILED, "error": reason})
+
+    @contextmanager
+    def claim(self, trial_ids: Iterable[str]) -> Iterator[tuple[int, ...]]:
+        """Keep all others on this machine from working on these trials meanwhile; wait for those who do.
+
+        Yields file descriptors: a process that inherits one keeps the claim for as long as it lives, so that
+        a trainer whose sweep was killed is never joined by a second one.
+        """
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            files = []
+            # All take them in the same order, so that no two wait for each other.
+            for trial_id in sorted(trial_ids):
+                file = stack.enter_context((locks / trial_id).open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                files.append(file.fileno())
+            yield tuple(files)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what does not exist is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def _sync(path: Path) -> None:
+    # Without it, a machine that loses power could keep the rename and lose the bytes.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
