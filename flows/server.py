@@ -72,7 +72,15 @@ def prefect_api(home: Path, log: Path) -> Iterator[None]:
 
 
 def _start(home: Path, log: IO[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flows.server", "--home", str(home.resolve()), "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.server",
+        "--home",
+        str(home.resolve()),
+        "--parent",
+        str(os.getpid()),
+    ]
     # A session of its own: an interrupt from the keyboard is for the sweep, which ends the server last.
     return subprocess.Popen(
         command,
@@ -110,7 +118,7 @@ def _settings() -> Iterator[None]:
     if "prefect" not in sys.modules:
         yield
         return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: PLC0415
 
     with temporary_settings(updates={PREFECT_API_URL: os.environ[API_URL]}):
         yield
@@ -120,8 +128,8 @@ def _send_what_waits() -> None:
     """Let Prefect's background threads finish: without their server they would complain at exit."""
     if "prefect" not in sys.modules:
         return
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
+    from prefect.events.worker import EventsWorker  # noqa: PLC0415
+    from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
 
     for worker in (EventsWorker, APILogWorker):
         worker.drain_all(timeout=5, at_exit=False)
@@ -154,8 +162,8 @@ def _serve(home: Path) -> None:
         listener.bind(("127.0.0.1", 0))
 
         # Both take seconds to import, and only this process needs them.
-        import uvicorn
-        from prefect.server.api.server import create_app
+        import uvicorn  # noqa: PLC0415
+        from prefect.server.api.server import create_app  # noqa: PLC0415
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:

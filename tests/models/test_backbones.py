@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from ttl.errors import ModelError
 from ttl.models.backbones import create, load_backbone, preprocessing, weights_sha256
 

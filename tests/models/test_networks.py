@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+
 from ttl.errors import ModelError
 from ttl.models.backbones import create
 from ttl.models.cost import cost, forward_macs, training_macs

@@ -4,7 +4,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.release import trained as sweep
 from tests.release.helpers import DVC_YAML, run, write_model
+from tests.release.trained import Trained
+from ttl.release.export import export_model
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """What a sweep leaves. Read it only."""
+    return sweep.make(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Trained) -> Path:
+    """The chosen model's folder, `models/squares`. Read it only."""
+    return export_model(
+        trained.selection, runs=trained.runs, dataset=trained.dataset, out=trained.root / "models"
+    )
 
 
 @pytest.fixture(scope="session")

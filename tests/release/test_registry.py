@@ -5,6 +5,7 @@ import pytest
 
 from tests.release.helpers import run, write_model
 from ttl.errors import ReleaseError
+from ttl.release import vcs
 from ttl.release.description import read_description
 from ttl.release.registry import assign, fetch, find, history, models, release
 from ttl.release.vcs import NOBODY
@@ -208,8 +209,6 @@ def test_a_lost_race_takes_the_next_version(
     repo: Path, remotes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other clone pushes between our look at the remote and our push."""
-    from ttl.release import vcs
-
     other = tmp_path / "other"
     run(tmp_path, "cp", "-r", str(repo), str(other))
     retrain(other, "theirs")

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +73,9 @@ def fetch(file: RemoteFile, *, cache: Path, accept_checksum: str | None = None) 
     for address in [*places, *([file.address] if file.address else [])]:
         try:
             return _store(address, cached, accepted)
-        except (OSError, urllib.error.URLError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client of each protocol raises errors of its own
             tried.append(f"{address} ({type(error).__name__}: {error})")
     if not mirror:
         tried.append(f"no mirror ({MIRROR_VARIABLE} is not set)")
@@ -132,8 +133,8 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def _download(address: str, partial: Path) -> None:
-    request = urllib.request.Request(address, headers={"User-Agent": "ttl"})  # noqa: S310 - http(s), by the caller
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as reply, partial.open("wb") as file:  # noqa: S310
+    request = urllib.request.Request(address, headers={"User-Agent": "ttl"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as reply, partial.open("wb") as file:
         shutil.copyfileobj(reply, file, CHUNK)
         length = reply.headers.get("Content-Length")
     if length is not None and partial.stat().st_size != int(length):

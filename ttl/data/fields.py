@@ -35,11 +35,15 @@ def build(cls: type[T], values: object, *, where: str) -> T:
     return cls(**{name: convert(value, hints[name], f"{where}.{name}") for name, value in values.items()})
 
 
-def check_types(settings: Any, *, where: str) -> None:
-    """Raise `ParamsError` for the first field of a dataclass whose value is not of its declared type."""
+def settle_types(settings: Any, *, where: str) -> None:
+    """Give the fields of a frozen dataclass, from its `__post_init__`, the types they are declared with.
+
+    Raises `ParamsError` for the first whose value is of another type.
+    """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
-        convert(getattr(settings, field.name), hints[field.name], f"{where}.{field.name}")
+        value = convert(getattr(settings, field.name), hints[field.name], f"{where}.{field.name}")
+        object.__setattr__(settings, field.name, value)
 
 
 def convert(value: object, hint: Any, where: str) -> Any:
@@ -48,27 +52,26 @@ def convert(value: object, hint: Any, where: str) -> Any:
     Raises `ParamsError` where it is of another type; a whole number passes as a float, and nothing else does.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        (hint,) = [argument for argument in arguments if argument is not type(None)]
-        return convert(value, hint, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ParamsError(f"{where} is {value!r}; it must be one of: {', '.join(map(str, arguments))}")
-        return value
+        (plain,) = [argument for argument in arguments if argument is not type(None)]
+        return None if value is None else convert(value, plain, where)
     if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, list | tuple):
+        if not isinstance(value, list | tuple):
             raise ParamsError(f"{where} is {value!r}; it must be a list")
         return tuple(convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, where=where)
+    if origin is Literal and value not in arguments:
+        raise ParamsError(f"{where} is {value!r}; it must be one of: {', '.join(map(str, arguments))}")
+    if origin is not Literal and hint is not Any:
+        _check_plain(value, hint, where)
+    return value
+
+
+def _check_plain(value: object, hint: type, where: str) -> None:
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         quote = "; put it in quotes" if hint is str else ""
         raise ParamsError(f"{where} is {value!r}; it must be {NAMES[hint]}{quote}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ParamsError(f"{where} is {value!r}; it must be a finite number")
-    return value

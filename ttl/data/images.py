@@ -1,12 +1,13 @@
 """Reading one image file into the pixels that a dataset holds."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ttl.errors import DataError
 
@@ -15,6 +16,9 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 
 MAX_PIXELS = 200_000_000
 """A larger image is refused: a small file can unpack to more than the memory holds."""
+
+DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, struct.error)
+"""What Pillow's readers raise for damaged files, besides its own `UnidentifiedImageError`, an `OSError`."""
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
 
@@ -47,7 +51,7 @@ def read_image(
         raise DataError(f"{name}: the image is missing") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise DataError(f"{name}: the image cannot be read: {error}") from error
 
 

@@ -52,7 +52,9 @@ def pack(
             # Where patients are not known, a patient is an image and its exact copies.
             row["patient_id"] = row["patient_id"] or f"image-{row['sha256'][:16]}"
         pl.DataFrame(rows, schema=SCHEMA).write_parquet(aside / SAMPLES)
-        info = _describe(name, contents, splits.count(labels, split.names, classes=contents.classes), split.notes)
+        info = _describe(
+            name, contents, splits.count(labels, split.names, classes=contents.classes), split.notes
+        )
         text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
         (aside / INFO).write_text(text + "\n", encoding="utf-8")
     return PackedDataset.open(out)
@@ -110,7 +112,8 @@ def _check(sample: Sample, contents: Contents) -> None:
     pixels: NDArray[np.uint8] = sample.pixels
     if pixels.dtype != np.uint8 or pixels.shape != contents.shape:
         raise DataError(
-            f"{sample.sample_id} is {pixels.dtype} {pixels.shape}; the dataset's images are uint8 {contents.shape}"
+            f"{sample.sample_id} is {pixels.dtype} {pixels.shape}; "
+            f"the dataset's images are uint8 {contents.shape}"
         )
     if not 0 <= sample.label < len(contents.classes):
         raise DataError(
@@ -118,38 +121,58 @@ def _check(sample: Sample, contents: Contents) -> None:
             f"({', '.join(contents.classes)}) are numbered from 0"
         )
     if contents.given_split and sample.split not in SPLITS:
-        raise DataError(f"{sample.sample_id} has split {sample.split!r}; it must be one of {', '.join(SPLITS)}")
+        raise DataError(
+            f"{sample.sample_id} has split {sample.split!r}; it must be one of {', '.join(SPLITS)}"
+        )
 
 
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place at the end, unless an error comes first.
 
-    An operating-system lock keeps two writers of one dataset apart and goes with its process, so what a
-    killed writer left is safe to remove.
+    An operating-system lock on that folder keeps two writers of one dataset apart and goes with its process,
+    so what a killed writer left is safe to remove.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    with out.with_name(f".{out.name}.lock").open("w") as lock:
+    aside.mkdir(exist_ok=True)
+    with _locked(aside, out):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{out} is being written by another process; wait until it is done") from error
-        if old.exists() and not out.exists():
-            old.rename(out)
-        for stale in (aside, old):
-            shutil.rmtree(stale, ignore_errors=True)
-        aside.mkdir()
-        try:
+            for left in aside.iterdir():
+                left.unlink()
+            _settle(out, old)
             yield aside
             _flush(aside)
             if out.exists():
                 out.rename(old)
             aside.rename(out)
         finally:
+            _settle(out, old)
             shutil.rmtree(aside, ignore_errors=True)
-            if out.exists():
-                shutil.rmtree(old, ignore_errors=True)
+
+
+def _settle(out: Path, old: Path) -> None:
+    """Leave one of the two: the old dataset where the new one did not come into its place."""
+    if old.exists():
+        if out.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(out)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, another writer may have moved or removed the folder.
+        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise BlockingIOError
+        yield
+    except BlockingIOError as error:
+        raise DataError(f"{out} is being written by another process; wait until it is done") from error
+    finally:
+        os.close(descriptor)
 
 
 def _flush(folder: Path) -> None:

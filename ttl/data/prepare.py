@@ -7,7 +7,7 @@ from ttl.data.dataset import PackedDataset
 from ttl.data.pack import pack
 from ttl.data.sources import SOURCES, Request
 from ttl.data.spec import DatasetSpec
-from ttl.errors import DataError
+from ttl.errors import TTLError
 
 CACHE_VARIABLE = "TTL_CACHE"
 
@@ -30,7 +30,7 @@ def prepare(name: str, spec: DatasetSpec, out: Path, *, cache: Path | None = Non
     try:
         contents = SOURCES[spec.source].open(request)
         return pack(name, contents, out, fractions=spec.split.to_dict(), seed=spec.seed)
-    except DataError as error:
+    except TTLError as error:
         # The message, not the type, says what is wrong; whoever reads it must know which dataset it was.
         error.args = (f"dataset {name}: {error}",)
         raise

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ttl.data.fields import build, check_types, convert
+from ttl.data.fields import build, convert, settle_types
 from ttl.data.sources import SOURCES
 from ttl.errors import ParamsError
 
@@ -21,7 +21,7 @@ class Fractions:
 
     def __post_init__(self) -> None:
         """Refuse shares that leave a split empty or do not add up."""
-        check_types(self, where="split")
+        settle_types(self, where="split")
         for name, share in self.to_dict().items():
             if share <= 0:
                 raise ParamsError(f"split.{name} is {share}; it must be more than 0")
@@ -54,7 +54,7 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be used; give `options` its type and defaults."""
-        check_types(self, where="dataset")
+        settle_types(self, where="dataset")
         if self.source not in SOURCES:
             raise ParamsError(f"source is {self.source!r}; it must be one of: {', '.join(SOURCES)}")
         if self.size is not None and not 8 <= self.size <= MAX_SIZE:

@@ -1,6 +1,6 @@
 """Who trains, who validates, who tests: pure functions on labels, patients and content hashes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,19 +71,16 @@ def group(patients: Sequence[str | None], hashes: Sequence[str]) -> Integers:
     The bond is transitive: two patients who share an image are in one group. Numbers count up from 0 in the
     order of first appearance.
     """
-    count = len(hashes)
-    known = [f"p{p}" if p is not None else f"i{i}" for i, p in enumerate(patients)]
-    people = np.unique(np.asarray(known, dtype=object).astype(str), return_inverse=True)[1]
-    images = np.unique(np.asarray(hashes, dtype=object).astype(str), return_inverse=True)[1]
-    nodes = int(people.max(initial=-1)) + 1
+    people = _codes(
+        [("p", patient) if patient is not None else ("i", i) for i, patient in enumerate(patients)]
+    )
+    images = _codes(hashes)
+    count, nodes = len(images), int(people.max(initial=-1)) + 1
     edges = coo_array(
         (np.ones(count, dtype=np.int8), (people, nodes + images)), shape=(nodes + count, nodes + count)
     )
     components = connected_components(edges, directed=False)[1][people]
-    first, inverse = np.unique(components, return_index=True, return_inverse=True)[1:]
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return np.asarray(rank[inverse], dtype=np.int64)
+    return _codes(components.tolist())
 
 
 def assign(
@@ -106,7 +103,9 @@ def assign(
     for index in order:
         present = np.flatnonzero(counts[index])
         more = counts[index, present]
-        growth = (more * (2 * (have[:, present] - wanted[:, present]) + more) / wanted[:, present]).sum(axis=1)
+        growth = (more * (2 * (have[:, present] - wanted[:, present]) + more) / wanted[:, present]).sum(
+            axis=1
+        )
         side = int(growth.argmin())
         side_of[index] = side
         have[side, present] += more
@@ -115,17 +114,25 @@ def assign(
 
 
 def _complete(counts: Integers, side_of: Integers, order: Integers, *, sides: int) -> None:
-    """Move groups, in place, to sides that lack a class; the smallest group that is not its side's last."""
-    for side in range(sides):
-        for label in range(counts.shape[1]):
-            if counts[side_of == side, label].any():
-                continue
-            for index in order[::-1]:
-                others = (side_of == side_of[index]) & (np.arange(len(counts)) != index)
-                spared = counts[others].any(axis=0) | (counts[index] == 0)
-                if counts[index, label] and spared.all():
-                    side_of[index] = side
-                    break
+    """Move groups, in place, to sides that lack a class; the smallest that its own side can spare."""
+    has = counts > 0
+    held = np.stack([has[side_of == side].sum(axis=0) for side in range(sides)])
+    smallest_first = order[::-1]
+    for side, label in np.argwhere(held == 0):
+        if held[side, label]:
+            continue
+        for index in smallest_first[has[smallest_first, label]]:
+            if (held[side_of[index], has[index]] > 1).all():
+                held[side_of[index]] -= has[index]
+                held[side] += has[index]
+                side_of[index] = side
+                break
+
+
+def _codes(values: Sequence[Hashable]) -> Integers:
+    """Return a number for each value, equal for equal values, from 0 in the order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.asarray([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
 def check_classes(labels: Sequence[int], names: Sequence[str], *, classes: Sequence[str]) -> None:
@@ -149,7 +156,9 @@ def check_classes(labels: Sequence[int], names: Sequence[str], *, classes: Seque
 
 def check_patients(patients: Sequence[str | None], names: Sequence[str]) -> None:
     """Raise `DataError` where a patient stands on two sides of a given split."""
-    frame = pl.DataFrame({"patient": patients, "split": names}, schema={"patient": pl.String, "split": pl.String})
+    frame = pl.DataFrame(
+        {"patient": patients, "split": names}, schema={"patient": pl.String, "split": pl.String}
+    )
     torn = (
         frame.drop_nulls("patient")
         .unique(maintain_order=True)
@@ -160,9 +169,10 @@ def check_patients(patients: Sequence[str | None], names: Sequence[str]) -> None
     if len(torn):
         shown = "; ".join(f"{p} in {' and '.join(_ordered(s))}" for p, s in torn.head(SHOWN).iter_rows())
         more = f"; and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
+        stand = "patients stand" if len(torn) > 1 else "patient stands"
         raise DataError(
-            f"{len(torn)} patient{'s stand' if len(torn) > 1 else ' stands'} on two sides of the given split: "
-            f"{shown}{more}. Move all images of a patient to one side, or drop the split column"
+            f"{len(torn)} {stand} on two sides of the given split: {shown}{more}. "
+            "Move all images of a patient to one side, or drop the split column"
         )
 
 
@@ -193,7 +203,9 @@ def duplicate_notes(labels: Sequence[int], hashes: Sequence[str]) -> list[str]:
     return notes
 
 
-def count(labels: Sequence[int], names: Sequence[str], *, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+def count(
+    labels: Sequence[int], names: Sequence[str], *, classes: Sequence[str]
+) -> dict[str, dict[str, int]]:
     """Return the samples of each split and class."""
     table = {split: dict.fromkeys(classes, 0) for split in SPLITS}
     for label, name in zip(labels, names, strict=True):

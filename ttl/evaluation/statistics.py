@@ -140,7 +140,7 @@ def _bootstrap(
     shares = np.full(len(names), 1 / len(names))
     drawn = [
         statistic(
-            generator.multinomial(len(names), shares, size=min(step, resamples - start))[:, owner] * 1.0
+            generator.multinomial(len(names), shares, size=min(step, resamples - start))[:, owner].astype(np.float64)
         )
         for start in range(0, resamples, step)
     ]

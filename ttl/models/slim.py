@@ -75,7 +75,7 @@ def _sets_width(item: Any) -> bool:
 
 
 def _groups(model: nn.Module, cut: str, image_size: int) -> list[tuple[Any, bool]]:
-    """Return the groups of layers above the cut that share their output channels, and whether they cross it."""
+    """Return the groups of layers above the cut that share output channels, and whether they cross it."""
     upper = set(above(model, cut, image_size))
     names = {id(module): name for name, module in model.named_modules()}
     classifier = cast("Any", model).get_classifier()

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ttl.data.dataset import SPLITS, PackedDataset
+from ttl.data.dataset import PackedDataset
 from ttl.models.network import STRATEGIES
 from ttl.release.description import Description
 
@@ -21,6 +21,7 @@ METRICS = {
     "ece": "expected calibration error",
 }
 ABSENT = "–"
+MINUS = "\N{MINUS SIGN}"
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -52,15 +53,12 @@ def write_card(
         splits=SPLIT_TITLES,
         patients=selection["data"]["patients"],
         leaks=leaks(dataset.samples),
-        one_image_each=all(
-            selection["data"]["patients"][split] == sum(dataset.info.counts[split].values())
-            for split in SPLITS
-        ),
+        patients_known=not _no_patient(dataset.samples).all(),
         selection=selection,
         chosen=chosen,
         reference=reference,
         same=chosen["trial_ids"] == reference["trial_ids"],
-        difference=_difference(selection),
+        compared=_find_candidate(selection),
         non_inferior=sum(bool(candidate["non_inferior"]) for candidate in selection["candidates"]),
         figures=figures,
         metrics={
@@ -74,13 +72,10 @@ def write_card(
 
 def leaks(samples: pl.DataFrame) -> dict[str, int]:
     """Return how many patients, and how many distinct images, lie in more than one split."""
+    known = samples.filter(~_no_patient(samples))
     return {
-        name: samples.drop_nulls(column)
-        .group_by(column)
-        .agg(pl.col("split").n_unique())
-        .filter(pl.col("split") > 1)
-        .height
-        for name, column in (("patients", "patient_id"), ("images", "sha256"))
+        name: table.group_by(column).agg(pl.col("split").n_unique()).filter(pl.col("split") > 1).height
+        for name, table, column in (("patients", known, "patient_id"), ("images", samples, "sha256"))
     }
 
 
@@ -124,8 +119,13 @@ def cell(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+def _no_patient(samples: pl.DataFrame) -> pl.Series:
+    """Return for each sample whether its patient is not known: `ttl.data.pack` names it after its image."""
+    return samples["patient_id"].str.starts_with("image-").fill_null(True)
+
+
 def _number(value: float | None, digits: int) -> str:
-    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def _is_known(values: Mapping[str, float | None] | None) -> bool:
@@ -138,10 +138,10 @@ def _is_below(test: Mapping[str, float], validation: Mapping[str, float]) -> boo
     return test["high"] < validation["low"]
 
 
-def _difference(selection: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """Return the chosen model's difference from the reference on validation data, if it was compared."""
+def _find_candidate(selection: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the chosen model's comparison with the reference on validation data, if it was compared."""
     for candidate in selection["candidates"]:
         if candidate["trial_ids"] == selection["chosen"]["trial_ids"]:
-            found: Mapping[str, float] = candidate["difference"]
+            found: Mapping[str, Any] = candidate
             return found
     return None

@@ -11,12 +11,11 @@ import torch
 from ttl.data.dataset import PackedDataset
 from ttl.data.transforms import ImageSteps, prepare
 from ttl.errors import ReleaseError, TrialError
-from ttl.models.backbones import preprocessing
-from ttl.models.network import NetworkSpec
 from ttl.release.card import write_card
 from ttl.release.description import CARD, DESCRIPTION, ONNX, WEIGHTS, Description, OnnxFacts, sha256
 from ttl.release.onnx import OPSET, TOLERANCE, check_onnx, write_onnx
 from ttl.release.predict import load_network
+from ttl.training.loop import image_steps, network_spec
 from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Trial
 
@@ -41,14 +40,7 @@ def export_model(selection: Mapping[str, Any], *, runs: Path, dataset: PackedDat
         )
     trial, result = _read_trial(Runs(runs), selection, revision)
     weights = runs / trial.trial_id / WEIGHTS
-    spec = NetworkSpec(
-        backbone=trial.backbone,
-        strategy=trial.strategy,
-        num_classes=len(dataset.info.classes),
-        image_size=trial.image_size,
-        cut=trial.cut,
-    )
-    network = load_network(spec, weights)
+    network = load_network(network_spec(trial, len(dataset.info.classes)), weights)
     steps = image_steps(trial)
     images = prepare(_validation_pixels(dataset), image_size=trial.image_size, steps=steps)
 
@@ -78,14 +70,6 @@ def export_model(selection: Mapping[str, Any], *, runs: Path, dataset: PackedDat
         return _put(partly, out / name)
     finally:
         shutil.rmtree(partly, ignore_errors=True)
-
-
-def image_steps(trial: Trial) -> ImageSteps:
-    """Return how a trial's network wants its images: as its backbone does, resized as its recipe says."""
-    wanted = preprocessing(trial.backbone)
-    return ImageSteps(
-        mean=wanted.mean, std=wanted.std, interpolation=wanted.interpolation, resize=trial.recipe.resize
-    )
 
 
 def _read_trial(runs: Runs, selection: Mapping[str, Any], revision: str) -> tuple[Trial, dict[str, Any]]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ttl.training.runs import Runs
 from ttl.training.trial import Trial
 
 OnEvent = Callable[[Event], None]
+
+STOPPING = threading.Event()
 
 LARGEST_CPU_SLOTS = 8
 LOG_LINES = 40
@@ -65,6 +68,12 @@ def find_slots(processes: int, limit: int | None = None) -> tuple[Slot, ...]:
     return slots[:limit]
 
 
+def stop() -> None:
+    """End all jobs of this process, for good: their trials are not failed, and resume in the next sweep."""
+    STOPPING.set()
+    kill_children()
+
+
 def run_job(trials: Sequence[Trial], *, runs: Runs, datasets: Path, slot: Slot, on_event: OnEvent) -> None:
     """Run a pack of trials until each has a result, failed ones included.
 
@@ -91,6 +100,8 @@ def _run_claimed(
     while waiting:
         job = Job(waiting, claims, runs=runs, datasets=datasets, slot=slot)
         current, reason = job.run(on_event)
+        if STOPPING.is_set():
+            raise TrialError("the sweep was stopped")
         if reason is None:
             return
         # A job that dies before its first trial would die so again.

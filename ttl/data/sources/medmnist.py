@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ttl.data.dataset import SPLITS
 from ttl.data.fetch import RemoteFile, check_checksum, fetch, verify
-from ttl.data.fields import check_types
+from ttl.data.fields import settle_types
 from ttl.data.sources.base import Contents, Request, Sample, Source, task_of
 from ttl.data.sources.medmnist_catalogue import (
     CATALOGUE,
@@ -44,7 +44,7 @@ class MedmnistOptions:
 
     def __post_init__(self) -> None:
         """Refuse a flag that is not published, or that this source does not read."""
-        check_types(self, where="options")
+        settle_types(self, where="options")
         if self.flag is not None:
             published(self.flag)
         if self.accept_checksum is not None:
@@ -169,7 +169,7 @@ def _check_images(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic
 def _array(
     path: Path, archive: zipfile.ZipFile, name: str
 ) -> Iterator[tuple[tuple[int, ...], np.dtype[np.generic], IO[bytes]]]:
-    """Give an array's shape, type and the stream of its bytes; objects, which would be pickles, are refused."""
+    """Give an array's shape, type and the stream of its bytes; pickled objects are refused."""
     with archive.open(f"{name}.npy") as stream:
         version = npy.read_magic(stream)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

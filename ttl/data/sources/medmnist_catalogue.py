@@ -1,4 +1,4 @@
-"""The published 2D files of MedMNIST+: classes, licences, official MD5s (Zenodo record 10519652, version 3)."""
+"""The published 2D files of MedMNIST+, Zenodo record 10519652: classes, licences, official MD5s."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ CATALOGUE: dict[str, Published] = {
             128: "05b46931834c231683c68f40c47b2971",
             224: "d6a3c71de1b945ea11211b03746c1fe1",
         },
-        note="Paediatric chest X-rays; the test images come from another collection period than the others.",
+        note="Paediatric films; the test images are a set of their own, beside train and val.",
     ),
     "retinamnist": Published(
         title="RetinaMNIST",

@@ -1,9 +1,9 @@
 """Source `phantom`: synthetic images in the manner of chest films, made from a seed; not medical data.
 
 Each image is a smooth anatomy that varies by patient (body, lungs, heart, spine, ribs), a coarse vascular
-texture, a random exposure, and the blur, contrast and grain of its site. A positive image has, besides, a patch
-of fine-grained texture in one lung, of varying size and strength. So the finding is of low level: what a
-network's first stages see.
+texture, a random exposure, and the blur, contrast and grain of its site. A positive image has, besides,
+patches of fine-grained texture in the lungs, of varying size and strength. So the finding is of low level:
+what the first stages of a network see.
 """
 
 import datetime
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ttl.data.fields import check_types
+from ttl.data.fields import settle_types
 from ttl.data.sources.base import Contents, Request, Sample, Source
 from ttl.errors import ParamsError
 
@@ -33,7 +33,7 @@ class PhantomOptions:
     turned over. `sites` differ in blur, contrast and grain.
     """
 
-    patients: int = 250
+    patients: int = 256
     sites: int = 3
     prevalence: float = 0.6
     strength: float = 1.0
@@ -41,7 +41,7 @@ class PhantomOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that make no dataset."""
-        check_types(self, where="options")
+        settle_types(self, where="options")
         for name in ("patients", "sites"):
             if getattr(self, name) < 1:
                 raise ParamsError(f"options.{name} is {getattr(self, name)}; it must be at least 1")
@@ -145,7 +145,7 @@ def draw_film(
     film += rng.uniform(0.03, 0.12) * lungs * _noise(size, 2.6 * grain, rng)
     film += rng.uniform(0.02, 0.10) * _noise(size, 9 * grain, rng)
     if strength:
-        film += strength * _finding(lungs, x, y, size, grain, rng)
+        film += strength * _finding(lungs, x, y, rng)
     blur = (0.35, 0.5, 0.65)[site % 3] * grain * rng.uniform(0.9, 1.1)
     film = gaussian_filter(film, blur)
     contrast = (1.0, 0.85, 1.15)[site % 3] * rng.uniform(0.9, 1.1)
@@ -161,9 +161,7 @@ def _structures(anatomy: Anatomy, x: Image, y: Image) -> tuple[Image, Image]:
     body = _soft(1 - (x / 0.95) ** 4 - ((y + 0.1) / 1.25) ** 4, edge)
     lungs = sum(
         _soft(
-            1
-            - np.abs((x - side * 0.46) / anatomy.width) ** 2.5
-            - np.abs((y + 0.05) / anatomy.height) ** 2.5,
+            1 - np.abs((x - side * 0.46) / anatomy.width) ** 2.5 - np.abs((y + 0.05) / anatomy.height) ** 2.5,
             edge / 2,
         )
         for side in (-1, 1)
@@ -177,7 +175,7 @@ def _structures(anatomy: Anatomy, x: Image, y: Image) -> tuple[Image, Image]:
     return aired, np.asarray(film, dtype=np.float32)
 
 
-def _finding(lungs: Image, x: Image, y: Image, size: int, grain: float, rng: np.random.Generator) -> Image:
+def _finding(lungs: Image, x: Image, y: Image, rng: np.random.Generator) -> Image:
     """Return fine texture in a patch of each lung, more of it in one than in the other."""
     stronger = rng.choice((-1, 1))
     patch = np.zeros_like(lungs)
@@ -186,8 +184,8 @@ def _finding(lungs: Image, x: Image, y: Image, size: int, grain: float, rng: np.
         radius = rng.uniform(0.3, 0.5)
         weight = 1.0 if side == stronger else rng.uniform(0.2, 0.8)
         patch += weight * np.exp(-((((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / radius**2) ** 2))
-    texture = _noise(size, 0.75 * grain, rng)
-    amount = 0.13 * rng.lognormal(0, 0.45)
+    texture = _noise(len(lungs), 0.75 * len(lungs) / DEFAULT_SIZE, rng)
+    amount = 0.10 * rng.lognormal(0, 0.5)
     return np.asarray(amount * patch * lungs * texture, dtype=np.float32)
 
 

@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all that a fresh machine with Python 3.11+ and git needs.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help install demo test check lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(STAMP) ## install everything into .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/uv/bin/uv || { $(PYTHON) -m venv $(VENV)/uv && \
+	  $(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'; }
+	$(VENV)/uv/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	$(VENV)/uv/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: install ## the whole pipeline on synthetic images: prepare, sweep, select, report
+	dvc repro
+	ttl leaderboard
+	@echo "model:  models/phantom/    card: models/phantom/card.md"
+	@echo "report: reports/index.html"
+
+test: install ## the tests
+	python -m pytest
+
+check: install ## lint, format and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+lock: install ## resolve requirements.lock anew
+	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header \
+	  --no-annotate --python-version 3.11 --quiet --output-file requirements.lock
+
+clean: ## remove what the pipeline has made, but neither .venv nor DVC's cache
+	rm -rf data/packed runs results models reports logs

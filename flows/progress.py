@@ -1,0 +1,118 @@
+"""What a person sees of a sweep while it runs."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ttl.sweep import Outcome
+from ttl.training.events import Event
+from ttl.training.launch import Slot
+from ttl.training.trial import Trial
+
+
+class Listener(Protocol):
+    """Whoever follows a sweep. Calls come from several threads."""
+
+    def planned(self, trials: list[Trial], slots: tuple[Slot, ...]) -> None:
+        """Take note that a round of trials is about to run."""
+
+    def happened(self, slot: Slot, event: Event) -> None:
+        """Take note of what a job has reported."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Take note of what the sweep has come to."""
+
+
+class Nobody:
+    """A listener that does nothing: Prefect's records are enough."""
+
+    def planned(self, trials: list[Trial], slots: tuple[Slot, ...]) -> None:
+        """Do nothing."""
+
+    def happened(self, slot: Slot, event: Event) -> None:
+        """Do nothing."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Do nothing."""
+
+
+class Display:
+    """Progress on the terminal: a bar and a line a slot; a line a trial where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
+        self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self.lock = threading.Lock()
+        self.trials: dict[str, Trial] = {}
+        self.started: dict[str, float] = {}
+        self.lines: dict[str, int] = {}
+        self.done = 0
+        self.outcome: Outcome | None = None
+        self.total = self.progress.add_task("starting", total=None)
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        if self.live:
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing; what was drawn goes."""
+        if self.live:
+            self.progress.stop()
+
+    def planned(self, trials: list[Trial], slots: tuple[Slot, ...]) -> None:
+        """Show how much there is to do."""
+        with self.lock:
+            self.trials |= {trial.trial_id: trial for trial in trials}
+            self.progress.update(
+                self.total, description="trials", total=len(self.trials), completed=self.done
+            )
+            many = "s" if len(slots) > 1 else ""
+            self.console.print(
+                f"{len(trials)} trials to run on {len(slots)} slot{many} ({', '.join(s.name for s in slots)}); "
+                "starting the trainers takes a while",
+                highlight=False,
+            )
+
+    def happened(self, slot: Slot, event: Event) -> None:
+        """Show what a job has reported."""
+        with self.lock:
+            trial = self.trials[event.trial_id]
+            if slot.name not in self.lines:
+                self.lines[slot.name] = self.progress.add_task(slot.name, total=None)
+            line = self.lines[slot.name]
+            if event.kind == "started":
+                self.started[event.trial_id] = time.monotonic()
+            if event.kind in ("started", "epoch"):
+                text = f"{slot.name}: {trial.label}"
+                self.progress.update(line, description=text, completed=event.epoch, total=event.epochs)
+                return
+            self.done += 1
+            self.progress.update(self.total, completed=self.done)
+            seconds = time.monotonic() - self.started.get(event.trial_id, time.monotonic())
+            place = f"[{self.done:>{len(str(len(self.trials)))}}/{len(self.trials)}]"
+            what = (
+                f"failed: {event.text}"
+                if event.kind == "failed"
+                else f"validation AUROC {event.val_auroc:.4f}  {seconds:.0f} s"
+            )
+            style = "red" if event.kind == "failed" else None
+            self.console.print(
+                f"{place} {trial.label}  {what}", style=style, highlight=False, markup=False, soft_wrap=True
+            )
+
+    def finished(self, outcome: Outcome) -> None:
+        """Keep the outcome for whoever asked for the sweep."""
+        self.outcome = outcome

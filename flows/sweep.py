@@ -1,0 +1,106 @@
+"""The Prefect flow `ttl-sweep`: plan, fan jobs out over the machine's slots, aggregate, select."""
+
+from contextvars import ContextVar
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.progress import Listener, Nobody
+from ttl.layout import Layout
+from ttl.params import FILE, load_params
+from ttl.search import results
+from ttl.sweep import Outcome, Sweep
+from ttl.training.launch import Slot, run_job
+from ttl.training.trial import Trial
+
+LISTENER: ContextVar[Listener] = ContextVar("LISTENER")
+
+RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
+
+
+@flow(name="ttl-sweep", task_runner=RUNNER)
+def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
+    datasets: list[str] | None = None,
+    backbones: list[str] | None = None,
+    sources: list[str] | None = None,
+    strategies: list[str] | None = None,
+    granularity: str | None = None,
+    planner: str | None = None,
+    seeds: list[int] | None = None,
+    recipe: str | dict[str, Any] | None = None,
+    image_size: int | None = None,
+    processes: int | None = None,
+    slots: int | None = None,
+) -> dict[str, Any]:
+    """Run a sweep in the current folder, with `params.yaml`; what is given here overrides its `sweep`.
+
+    Returns a summary as plain values.
+    """
+    given = dict(locals())
+    overrides = {name: value for name, value in given.items() if value is not None}
+    sweep = Sweep(load_params(FILE, overrides), Layout(root=Path.cwd()), merge=bool(overrides))
+    listener = LISTENER.get(Nobody())
+    run_rounds(sweep, listener)
+    outcome = sweep.finish()
+    create_table_artifact(
+        key="ttl-leaderboard",
+        table=results.leaderboard(outcome.trials).drop("granularity", "source").to_dicts(),
+        description="Mean and deviation over seeds; results/trials.parquet has every trial.",
+    )
+    listener.finished(outcome)
+    return summary(outcome)
+
+
+def run_rounds(sweep: Sweep, listener: Listener) -> None:
+    """Run what the planner asks for, until it asks for nothing more."""
+    slots = sweep.slots()
+    free: Queue[Slot] = Queue()
+    for slot in slots:
+        free.put(slot)
+    while trials := sweep.pending():
+        listener.planned(trials, slots)
+        jobs = sweep.jobs(trials, len(slots))
+        get_run_logger().info("%d trials in %d jobs on %d slots", len(trials), len(jobs), len(slots))
+        running = [run_pack.submit(f"{len(job)} trials", job, sweep.layout, free, listener) for job in jobs]
+        for future in running:
+            future.result()
+
+
+@task(name="job", task_run_name="{title}", cache_policy=NO_CACHE)
+def run_pack(
+    title: str,
+    trials: list[Trial],
+    layout: Layout,
+    free: "Queue[Slot]",
+    listener: Listener,
+) -> None:
+    """Run a pack of trials on the next free slot."""
+    slot = free.get()
+    try:
+        run_job(
+            trials,
+            runs=layout.runs,
+            datasets=layout.datasets,
+            slot=slot,
+            on_event=lambda event: listener.happened(slot, event),
+        )
+    finally:
+        free.put(slot)
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """Return what a caller over Prefect's API needs to know of a sweep."""
+    return {
+        "trials": outcome.trials.height,
+        "failed": outcome.failed,
+        "selected": {
+            name: {key: one["chosen"][key] for key in ("backbone", "strategy", "cut", "params")}
+            for name, one in outcome.selections.items()
+        },
+        "unselected": dict(outcome.unselected),
+    }

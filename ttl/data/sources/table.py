@@ -1,0 +1,125 @@
+"""Reading the table of a folder of images: a CSV, whose bad rows are all found before anything is said."""
+
+import csv
+import datetime
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ttl.data.dataset import SPLITS
+from ttl.errors import DataError
+
+REQUIRED = ("image", "label")
+OPTIONAL = ("patient_id", "split", "site", "acquired_at")
+SHOWN = 10
+"""So many bad rows are shown in a message; the rest is counted."""
+
+
+class BadRowsError(DataError):
+    """Rows of a table that cannot be used. `problems` has them all; the message shows the first."""
+
+    def __init__(self, table: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        more = len(problems) - SHOWN
+        lines = [*problems[:SHOWN], *([f"… and {more} more"] if more > 0 else [])]
+        count = f"{len(problems)} row{'s' if len(problems) > 1 else ''}"
+        super().__init__(f"{table}: {count} cannot be used:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of the table, its line in the file, and what is wrong with it, if anything is."""
+
+    line: int
+    image: str
+    label: str
+    patient_id: str | None
+    split: str | None
+    site: str | None
+    acquired_at: datetime.date | None
+    problem: str | None
+
+
+def read_table(text: str, table: str) -> tuple[list[Row], int, tuple[str, ...]]:
+    """Return a CSV's rows, how many were repetitions, which are left out, and the columns it has.
+
+    Raises `DataError` for a table without rows or without a needed column.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        missing = [name for name in REQUIRED if name not in header]
+        if missing:
+            found = ", ".join(header) or "nothing"
+            raise DataError(f"{table} has no column {' or '.join(missing)}; its columns are: {found}")
+        twice = sorted({name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1})
+        if twice:
+            raise DataError(f"{table} has the column {', '.join(twice)} more than once")
+        rows: list[Row] = []
+        lines: dict[str, tuple[int, list[str]]] = {}
+        repeated = 0
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            row = _row(reader.line_num, header, [cell.strip() for cell in cells], lines)
+            if row is None:
+                repeated += 1
+            else:
+                rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{table}, line {reader.line_num}: not a CSV file: {error}") from error
+    if not rows:
+        raise DataError(f"{table} has no rows")
+    return rows, repeated, tuple(header)
+
+
+def _row(
+    line: int, header: list[str], cells: list[str], seen: dict[str, tuple[int, list[str]]]
+) -> Row | None:
+    """Return a row, or nothing for one that only repeats another."""
+    values = dict(zip(header, cells, strict=False))
+    image, label = values.get("image", ""), values.get("label", "")
+    problem, day = None, None
+    if len(cells) != len(header):
+        problem = f"has {len(cells)} cells, the header has {len(header)}"
+    elif not image:
+        problem = "names no image"
+    elif image in seen:
+        earlier, others = seen[image]
+        differing = [name for name, a, b in zip(header, others, cells, strict=True) if a != b]
+        if not differing:
+            return None
+        problem = f"{image} is also on line {earlier}, with another {' and '.join(differing)}"
+    elif points_outside(image):
+        problem = f"{image} points outside the folder of images"
+    elif not label:
+        problem = f"{image} has no label"
+    elif "split" in values and values["split"] not in SPLITS:
+        problem = f"{image} has split {values['split']!r}; it must be one of {', '.join(SPLITS)}"
+    if problem is None:
+        seen[image] = line, cells
+        try:
+            day = _date(values.get("acquired_at", ""))
+        except ValueError:
+            problem = f"{image} has acquired_at {values['acquired_at']!r}; write it as 2024-01-31"
+    return Row(
+        line=line,
+        image=image,
+        label=label,
+        patient_id=values.get("patient_id") or None,
+        split=values.get("split") or None,
+        site=values.get("site") or None,
+        acquired_at=day,
+        problem=problem,
+    )
+
+
+def points_outside(path: str) -> bool:
+    """Whether a path within a folder or archive would leave it."""
+    parts = PurePosixPath(path.replace("\\", "/"))
+    return parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0] if parts.parts else False
+
+
+def _date(text: str) -> datetime.date | None:
+    return datetime.datetime.fromisoformat(text).date() if text else None

@@ -1,0 +1,38 @@
+"""Where everything lies in a project's folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttl.training.runs import Runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The folders of a project."""
+
+    root: Path
+
+    @property
+    def datasets(self) -> Path:
+        """Packed datasets, a folder each."""
+        return self.root / "data" / "packed"
+
+    @property
+    def runs(self) -> Runs:
+        """The trials' folders."""
+        return Runs(self.root / "runs")
+
+    @property
+    def results(self) -> Path:
+        """The tables of the last sweep."""
+        return self.root / "results"
+
+    @property
+    def models(self) -> Path:
+        """The selected models, a folder a dataset."""
+        return self.root / "models"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of services."""
+        return self.root / "logs"

@@ -1,0 +1,48 @@
+"""What each trial will cost to train, estimated from one forward pass, to balance jobs by."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ttl.models.backbones import create
+from ttl.models.order import evaluating, trace
+
+PER_IMAGE = 10_000_000
+"""Loading, augmenting and stepping cost about as much as so many multiply-accumulates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Multiply-accumulates of one image: of the whole backbone, and of what lies at and below each module."""
+
+    total: int
+    below: dict[str, int]
+
+    def training_work(self, strategy: str, cut: str) -> float:
+        """Return the work of one image, forward and backward: a backward pass costs two forward ones."""
+        low = self.below.get(cut, self.total)
+        high = self.total - low
+        work = {"ttl": 3 * low, "lwft": low + 3 * high, "tf": 3 * (low + high / 4)}
+        return work.get(strategy, 3 * self.total) + PER_IMAGE
+
+
+@lru_cache
+def profile(backbone: str, image_size: int) -> Profile:
+    """Return the profile of a timm backbone: sums over leaf modules, so attention's products are left out."""
+    model = create(backbone, image_size)
+    runs = trace(model, image_size)
+    with evaluating(model), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, image_size, image_size))
+    leaves = {name for name, module in model.named_modules() if not list(module.children())}
+    counts = {
+        name.partition(".")[2]: sum(operations.values()) // 2
+        for name, operations in counter.get_flop_counts().items()
+    }
+    parts = {name: count for name, count in counts.items() if name in leaves}
+    below = {
+        module: sum(count for name, count in parts.items() if runs[name].end <= run.end)
+        for module, run in runs.items()
+    }
+    return Profile(total=sum(parts.values()), below=below)

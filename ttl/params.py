@@ -1,0 +1,116 @@
+"""`params.yaml`: the one place where it is read, checked and turned into typed settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ttl.data.fields import build
+from ttl.data.spec import DatasetSpec
+from ttl.errors import ParamsError
+from ttl.search.selection import SelectionRule
+from ttl.training.recipe import Recipe, make_recipe
+from ttl.training.trial import Granularity, Strategy
+
+FILE = Path("params.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepParams:
+    """What a sweep runs. `datasets` are names under `prepare`; None takes all of them.
+
+    `sources` are `imagenet`, `random` or weights files. `recipe` is a recipe's name, or a mapping with a
+    `base` and changes. `processes` is per trial; `slots` limits how many jobs run at once, None takes what
+    the machine has.
+    """
+
+    datasets: tuple[str, ...] | None = None
+    backbones: tuple[str, ...] = ("efficientnet_lite0",)
+    sources: tuple[str, ...] = ("imagenet",)
+    strategies: tuple[Strategy, ...] = ("ftl", "ttl", "lwft", "tf")
+    granularity: Granularity = "stage"
+    planner: str = "exhaustive"
+    seeds: tuple[int, ...] = (0,)
+    recipe: Any = "fast"
+    image_size: int = 64
+    processes: int = 1
+    slots: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no sweep can run with."""
+        for name in ("backbones", "sources", "strategies", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ParamsError(f"sweep.{name} is empty; give at least one")
+            if len(set(values)) < len(values):
+                raise ParamsError(f"sweep.{name} is {list(values)}; each may stand there once")
+        for name, low in (("image_size", 16), ("processes", 1), ("slots", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ParamsError(f"sweep.{name} is {value}; it must be at least {low}")
+        if min(self.seeds) < 0:
+            raise ParamsError(f"sweep.seeds has {min(self.seeds)}; a seed is not negative")
+        self.made_recipe()
+
+    def made_recipe(self) -> Recipe:
+        """Return the recipe itself."""
+        if not isinstance(self.recipe, str | Mapping):
+            raise ParamsError(f"sweep.recipe is {self.recipe!r}; it must be a name or a mapping with `base`")
+        return make_recipe(self.recipe if isinstance(self.recipe, str) else dict(self.recipe))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """All of `params.yaml`; a section is a stage of `dvc.yaml`, and `selection` belongs to its sweep."""
+
+    prepare: Mapping[str, DatasetSpec]
+    sweep: SweepParams = field(default_factory=SweepParams)
+    selection: SelectionRule = field(default_factory=SelectionRule)
+
+    def __post_init__(self) -> None:
+        """Refuse a sweep over a dataset that is not described."""
+        for name in self.sweep.datasets or ():
+            self.spec(name)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names of the datasets to sweep over."""
+        return tuple(self.prepare) if self.sweep.datasets is None else self.sweep.datasets
+
+    def spec(self, dataset: str) -> DatasetSpec:
+        """Return what `prepare` says of a dataset."""
+        if dataset not in self.prepare:
+            known = ", ".join(self.prepare) or "none"
+            raise ParamsError(
+                f"params.yaml describes no dataset {dataset!r} under `prepare` (it has: {known}); add it"
+            )
+        return self.prepare[dataset]
+
+
+def load_params(path: Path = FILE, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read `params.yaml`. `overrides` are settings of `sweep` for this run; None values are left as they are.
+
+    Raises `ParamsError` naming the setting and its value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path.absolute()} does not exist; run ttl in the project's folder") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ParamsError(f"{path} holds {type(values).__name__}; it must be a mapping of sections")
+    unknown = sorted(set(values) - {"prepare", "sweep", "selection"})
+    if unknown:
+        raise ParamsError(f"{path} has a section {unknown[0]!r}; it may have: prepare, sweep, selection")
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    return Params(
+        prepare={
+            str(name): DatasetSpec.from_dict(spec, name=str(name))
+            for name, spec in (values.get("prepare") or {}).items()
+        },
+        sweep=build(SweepParams, {**(values.get("sweep") or {}), **given}, where="sweep"),
+        selection=build(SelectionRule, values.get("selection") or {}, where="selection"),
+    )

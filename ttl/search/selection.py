@@ -1,0 +1,246 @@
+"""The choice of a model: the smallest whose validation AUROC is not inferior to the best whole network's."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ttl.errors import ParamsError, SearchError
+from ttl.evaluation.statistics import Interval, auroc, interval, metrics_at, paired_difference
+from ttl.search.results import MODEL
+from ttl.training.runs import COMPLETED
+
+Predictions = Callable[[str], pl.DataFrame]
+"""From a trial's id to its predictions."""
+
+GROUP = [*MODEL, "source_sha256"]
+SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionRule:
+    """A model is non-inferior if its AUROC's difference from the reference's surely exceeds −`margin`.
+
+    Surely: by the lower bound of the two-sided interval at `confidence`, from `resamples` bootstrap samples
+    of patients. (At 0.95, a one-sided test at 2.5 %, as is usual for non-inferiority: Piaggio et al., JAMA
+    2012.)
+    """
+
+    margin: float = 0.01
+    confidence: float = 0.95
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no rule."""
+        if not 0 <= self.margin < 0.5:
+            raise ParamsError(f"selection.margin is {self.margin}; it must be from 0 to under 0.5")
+        if not 0.5 <= self.confidence < 1:
+            raise ParamsError(f"selection.confidence is {self.confidence}; it must be from 0.5 to under 1")
+        if self.resamples < 200:
+            raise ParamsError(f"selection.resamples is {self.resamples}; it must be at least 200")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A model with all its seeds. `val_auroc` and `test_auroc` are means over them."""
+
+    values: Mapping[str, Any]
+    params: int
+    macs: int
+    model_bytes: int
+    latency_ms: float
+    seeds: tuple[int, ...]
+    trial_ids: tuple[str, ...]
+    best: int
+
+    @property
+    def name(self) -> str:
+        """The model in a few words: `efficientnet_lite0 ttl blocks.3`."""
+        return f"{self.values['backbone']} {self.values['strategy']} {self.values['cut']}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `selection.json` has them."""
+        costs = {name: getattr(self, name) for name in ("params", "macs", "model_bytes", "latency_ms")}
+        return {
+            **{name: self.values[name] for name in SHOWN},
+            **costs,
+            "seeds": list(self.seeds),
+            "trial_ids": list(self.trial_ids),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """A model's predictions on one split: probabilities [seeds, n, classes] of the same n samples."""
+
+    labels: NDArray[np.int64]
+    patients: NDArray[np.str_]
+    samples: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+
+
+def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) -> dict[str, Any]:
+    """Return the selection of one dataset, as its entry of `selection.json` without `data`.
+
+    Choices are made on validation predictions. The test split is scored for the chosen model and the
+    reference alone. Raises `SearchError` if no ftl trial was completed.
+    """
+    candidates, notes = _candidates(trials)
+    wholes = [one for one in candidates if one.values["strategy"] == "ftl"]
+    if not wholes:
+        raise SearchError("no trial of strategy ftl was completed, so there is no reference to compare with")
+    settings = {"confidence": rule.confidence, "resamples": rule.resamples}
+    val = {one.trial_ids: _scores(one, predictions, "val") for one in candidates}
+    means = {one.trial_ids: _mean_auroc(val[one.trial_ids]) for one in candidates}
+    reference = max(wholes, key=lambda one: (means[one.trial_ids], -one.params))
+    compared = [one for one in candidates if set(one.seeds) == set(reference.seeds)]
+    for one in candidates:
+        if one not in compared:
+            notes.append(f"{one.name} was left out: its seeds {list(one.seeds)} are not the reference's")
+    rows, chosen = [], reference
+    for one in sorted(compared, key=lambda one: (one.params, one.macs, one.name)):
+        difference = (
+            Interval(value=0.0, low=0.0, high=0.0)
+            if one is reference
+            else _difference(val[one.trial_ids], val[reference.trial_ids], settings)
+        )
+        non_inferior = difference.low > -rule.margin or one is reference
+        if non_inferior and one.params < chosen.params:
+            chosen = one
+        rows.append(
+            {
+                **one.to_dict(),
+                "val_auroc": _auroc_interval(val[one.trial_ids], settings),
+                "difference": dataclasses.asdict(difference),
+                "non_inferior": non_inferior,
+            }
+        )
+    pair = {"chosen": chosen, "reference": reference}
+    test = {role: _scores(one, predictions, "test") for role, one in pair.items()}
+    summary = {
+        role: {
+            **one.to_dict(),
+            "val_auroc": _auroc_interval(val[one.trial_ids], settings),
+            "test_auroc": _auroc_interval(test[role], settings),
+        }
+        for role, one in pair.items()
+    }
+    thresholds = dict(trials.select("trial_id", "threshold").iter_rows())
+    figures = {
+        role: _figures(one, thresholds, {"val": val[one.trial_ids], "test": test[role]}, settings)
+        for role, one in pair.items()
+    }
+    return {
+        "rule": dataclasses.asdict(rule),
+        **summary,
+        "candidates": rows,
+        "figures": figures,
+        "test_difference": dataclasses.asdict(_difference(test["chosen"], test["reference"], settings)),
+        "notes": notes,
+    }
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of the points (cost, score) that no point of at most their cost equals or beats."""
+    front, best = [], -math.inf
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if points[index][1] > best:
+            best = points[index][1]
+            front.append(index)
+    return front
+
+
+def _candidates(trials: pl.DataFrame) -> tuple[list[Candidate], list[str]]:
+    """Return the models all of whose trials were completed, and a note on each of the others."""
+    found, notes = [], []
+    for _, group in trials.sort("seed").group_by(GROUP, maintain_order=True):
+        lost = group.filter(pl.col("status") != COMPLETED)
+        first = group.row(0, named=True)
+        if lost.height:
+            notes.append(
+                f"{first['backbone']} {first['strategy']} {first['cut']} was left out: "
+                f"{lost.height} of its {group.height} trials were not completed"
+            )
+            continue
+        aurocs, losses = group["val_auroc"].to_list(), group["val_loss"].to_list()
+        best = max(range(group.height), key=lambda i: (aurocs[i], -losses[i], -i))
+        found.append(
+            Candidate(
+                values={name: first[name] for name in GROUP},
+                params=first["params"],
+                macs=first["macs"],
+                model_bytes=first["model_bytes"],
+                latency_ms=float(np.median(group["latency_ms"].to_numpy())),
+                seeds=tuple(group["seed"].to_list()),
+                trial_ids=tuple(group["trial_id"].to_list()),
+                best=best,
+            )
+        )
+    return found, notes
+
+
+def _scores(candidate: Candidate, predictions: Predictions, split: str) -> Scores:
+    tables = [
+        predictions(trial_id).filter(pl.col("split") == split).sort("sample_id")
+        for trial_id in candidate.trial_ids
+    ]
+    samples = [tuple(table["sample_id"].to_list()) for table in tables]
+    if len(set(samples)) != 1:
+        raise SearchError(f"{candidate.name}: its seeds were not scored on the same {split} samples")
+    return Scores(
+        labels=tables[0]["label"].to_numpy(),
+        patients=tables[0]["patient_id"].to_numpy(),
+        samples=samples[0],
+        probabilities=np.stack([np.array(table["scores"].to_list()) for table in tables]),
+    )
+
+
+def _mean_auroc(scores: Scores) -> float:
+    weights = np.ones((1, len(scores.labels)))
+    return float(np.mean([auroc(scores.labels, one, weights)[0] for one in scores.probabilities]))
+
+
+def _auroc_interval(scores: Scores, settings: dict[str, Any]) -> dict[str, float]:
+    found = interval(auroc, scores.labels, scores.probabilities, scores.patients, **settings)
+    return dataclasses.asdict(found)
+
+
+def _difference(candidate: Scores, reference: Scores, settings: dict[str, Any]) -> Interval:
+    if candidate.samples != reference.samples:
+        raise SearchError("two models were scored on different samples of one split; run the sweep again")
+    return paired_difference(
+        candidate.labels,
+        candidate.probabilities,
+        reference.probabilities,
+        candidate.patients,
+        **settings,
+    )
+
+
+def _figures(
+    candidate: Candidate,
+    thresholds: Mapping[str, float | None],
+    scores: Mapping[str, Scores],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the figures of the one network that would be released: the seed best on validation data."""
+    trial_id = candidate.trial_ids[candidate.best]
+    threshold = thresholds[trial_id]
+    found: dict[str, Any] = {
+        "trial_id": trial_id,
+        "seed": candidate.seeds[candidate.best],
+        "threshold": threshold,
+    }
+    for split, title in (("val", "validation"), ("test", "test")):
+        one = scores[split]
+        probabilities = one.probabilities[candidate.best]
+        found[title] = {
+            name: dataclasses.asdict(interval(metric, one.labels, probabilities, one.patients, **settings))
+            for name, metric in metrics_at(threshold, probabilities.shape[1]).items()
+        }
+    return found

@@ -1,0 +1,108 @@
+"""The trials that a sweep may run: every factor of the grid, and the cuts of each backbone."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ttl.models.cuts import Cut
+from ttl.training.recipe import Recipe
+from ttl.training.trial import FULL, Granularity, Strategy, Trial
+
+STRATEGIES: tuple[Strategy, ...] = ("ftl", "ttl", "lwft", "tf")
+SAME_AS_FULL: tuple[Strategy, ...] = ("ttl", "tf")
+"""Strategies that leave the whole backbone as it is where nothing lies above the cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsSource:
+    """Where pretrained weights come from: `imagenet`, `random`, or a file with its SHA-256."""
+
+    name: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The factors of a sweep, as plain values.
+
+    `datasets` are revisions by name. `cuts` are all cuts of a backbone, by backbone and granularity, from the
+    bottom to the top.
+    """
+
+    datasets: Mapping[str, str]
+    backbones: tuple[str, ...]
+    sources: tuple[WeightsSource, ...]
+    strategies: tuple[Strategy, ...]
+    granularity: Granularity
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    image_size: int
+    processes: int
+    cuts: Mapping[tuple[str, Granularity], tuple[Cut, ...]]
+
+    def series(self) -> "Iterator[Series]":
+        """Yield each dataset × backbone × source × strategy: a cut is searched within one of these."""
+        for dataset in self.datasets:
+            for backbone in self.backbones:
+                for source in self.sources:
+                    for strategy in self.strategies:
+                        yield Series(
+                            space=self, dataset=dataset, backbone=backbone, source=source, strategy=strategy
+                        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One dataset × backbone × source × strategy of a space."""
+
+    space: Space
+    dataset: str
+    backbone: str
+    source: WeightsSource
+    strategy: Strategy
+
+    def trials(self, granularity: Granularity) -> list[Trial]:
+        """Return the trials at every cut of this granularity, all seeds; for ftl, the whole network's."""
+        return [trial for cut in self.cuts(granularity) for trial in self.at(cut)]
+
+    def cuts(self, granularity: Granularity) -> list[Cut | None]:
+        """Return the cuts that make a network of their own, bottom to top; None is `full`."""
+        if self.strategy == "ftl":
+            return [None]
+        known = self.space.cuts[self.backbone, granularity]
+        return [cut for cut in known if not (cut.whole and self.strategy in SAME_AS_FULL)]
+
+    def at(self, cut: Cut | None) -> list[Trial]:
+        """Return the trials at one cut, one a seed."""
+        place = (
+            {"cut": FULL, "cut_index": -1, "granularity": self.space.granularity}
+            if cut is None
+            else {"cut": cut.name, "cut_index": cut.index, "granularity": cut.granularity}
+        )
+        return [
+            Trial.from_dict(
+                {
+                    "dataset": self.dataset,
+                    "revision": self.space.datasets[self.dataset],
+                    "backbone": self.backbone,
+                    "source": self.source.name,
+                    "source_sha256": self.source.sha256,
+                    "strategy": self.strategy,
+                    "recipe": _plain(self.space.recipe),
+                    "image_size": self.space.image_size,
+                    "processes": self.space.processes,
+                    "seed": seed,
+                    **place,
+                }
+            )
+            for seed in self.space.seeds
+        ]
+
+
+def is_last_block(block: str, stage: str, blocks: tuple[str, ...]) -> bool:
+    """Return whether cutting at `block` is cutting at `stage`: it is the stage's last, or has its name."""
+    inside = [name for name in blocks if name == stage or name.startswith(f"{stage}.")]
+    return bool(inside) and inside[-1] == block
+
+
+def _plain(recipe: Recipe) -> dict[str, object]:
+    return {name: getattr(recipe, name) for name in recipe.__slots__}

@@ -1,0 +1,192 @@
+"""A sweep without its scheduler: what to run next, and what its results come to.
+
+`flows.sweep` runs the jobs; everything that decides is here.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ttl.data.dataset import PackedDataset
+from ttl.errors import SearchError, TTLError
+from ttl.layout import Layout
+from ttl.models.backbones import weights_sha256
+from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
+from ttl.models.profile import profile
+from ttl.params import Params
+from ttl.search import results
+from ttl.search.packs import pack
+from ttl.search.planners import Known, find_planner, planned
+from ttl.search.selection import select
+from ttl.search.space import Space, WeightsSource
+from ttl.training.launch import Slot, find_slots
+from ttl.training.runs import FAILED, Runs
+from ttl.training.trial import Granularity, Trial
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a sweep came to. `unselected` says, for a dataset without a selection, why."""
+
+    trials: pl.DataFrame
+    selections: Mapping[str, Any]
+    unselected: Mapping[str, str]
+
+    @property
+    def failed(self) -> int:
+        """The number of failed trials."""
+        return self.trials.filter(pl.col("status") == FAILED).height
+
+    @property
+    def lost_strategies(self) -> list[str]:
+        """Strategies of which every trial of a dataset failed: `phantom ttl`."""
+        lost = (
+            self.trials.group_by("dataset", "strategy", maintain_order=True)
+            .agg((pl.col("status") == FAILED).all().alias("lost"))
+            .filter("lost")
+        )
+        return [f"{row['dataset']} {row['strategy']}" for row in lost.iter_rows(named=True)]
+
+
+class Sweep:
+    """A sweep over the trials that `params` describe.
+
+    With `merge`, other datasets' results stay in the tables; without, the tables are this sweep's alone. A
+    failed trial of an earlier sweep is run again; one that fails in this sweep is not.
+    """
+
+    def __init__(self, params: Params, layout: Layout, *, merge: bool = False) -> None:
+        self.params, self.layout, self.merge = params, layout, merge
+        self.planner = find_planner(params.sweep.planner)
+        self.datasets = {name: PackedDataset.open(layout.datasets / name) for name in params.datasets}
+        for dataset in self.datasets.values():
+            if dataset.info.task == "multilabel":
+                raise SearchError(f"{dataset.info.name} is multilabel, which cannot be trained yet")
+        self.space = make_space(params, self.datasets)
+        self.handed: set[str] = set()
+
+    def pending(self) -> list[Trial]:
+        """Return the trials to run next; none when the sweep is at its end."""
+        known: dict[str, Known] = {}
+        while True:
+            # A planner that sees a result may plan on from it: ask until it names a trial without one.
+            waiting = self.planner(self.space, known)
+            fresh = [trial for trial in waiting if not self._learn(trial, known)]
+            if fresh or not waiting:
+                return fresh
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Return the slots that jobs may run on."""
+        return find_slots(self.params.sweep.processes, self.params.sweep.slots)
+
+    def jobs(self, trials: Sequence[Trial], slots: int) -> list[list[Trial]]:
+        """Share trials out into jobs, and remember that they were."""
+        self.handed |= {trial.trial_id for trial in trials}
+        weights = {trial.trial_id: self._work(trial) for trial in trials}
+        return pack(trials, weights, slots)
+
+    def finish(self) -> Outcome:
+        """Write the tables, select, and export the selected models."""
+        runs = self.layout.runs
+        known: dict[str, Known] = {}
+        while waiting := self.planner(self.space, known):
+            missing = [trial for trial in waiting if not self._learn(trial, known, failures=True)]
+            if missing:
+                raise SearchError(f"{missing[0].label} has no result: the sweep is not finished")
+        trials = results.collect(planned(self.planner, self.space, known), runs)
+        selections, unselected = {}, {}
+        for name, dataset in self.datasets.items():
+            try:
+                chosen = select(
+                    trials.filter(pl.col("dataset") == name), runs.predictions, self.params.selection
+                )
+            except SearchError as error:
+                unselected[name] = str(error)
+                continue
+            selections[name] = {"data": describe(dataset), **chosen}
+        self._write(trials, selections)
+        for name in self.datasets:
+            if name in selections:
+                _export(selections[name], runs, self.datasets[name], self.layout.models / name)
+            else:
+                # A model of before would be taken for this sweep's.
+                shutil.rmtree(self.layout.models / name, ignore_errors=True)
+        return Outcome(trials=trials, selections=selections, unselected=unselected)
+
+    def _learn(self, trial: Trial, known: dict[str, Known], *, failures: bool = False) -> bool:
+        """Add the trial's result to what is known; return whether there is one that counts."""
+        result = self.layout.runs.result(trial.trial_id)
+        counts = result is not None and (
+            result["status"] != FAILED or failures or trial.trial_id in self.handed
+        )
+        if result is not None and counts:
+            known[trial.trial_id] = Known(status=result["status"], val_auroc=result.get("val_auroc"))
+        return counts
+
+    def _write(self, trials: pl.DataFrame, selections: dict[str, Any]) -> None:
+        runs, folder = self.layout.runs, self.layout.results
+        history = results.histories(trials, runs)
+        everything = dict(selections)
+        if self.merge and (folder / results.TRIALS).is_file():
+            others = results.read_trials(folder).filter(~pl.col("dataset").is_in(list(self.datasets)))
+            kept = results.read_history(folder).filter(pl.col("trial_id").is_in(others["trial_id"].implode()))
+            trials, history = pl.concat([others, trials]), pl.concat([kept, history])
+            before = results.read_selections(folder)
+            everything = {
+                name: value for name, value in before.items() if name not in self.datasets
+            } | selections
+        results.write(folder, trials, history, everything)
+
+    def _work(self, trial: Trial) -> float:
+        found = profile(trial.backbone, trial.image_size)
+        images = sum(self.datasets[trial.dataset].info.counts["train"].values())
+        return images * found.training_work(trial.strategy, trial.cut)
+
+
+def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
+    """Return the space of a sweep."""
+    sweep = params.sweep
+    cuts: dict[tuple[str, Granularity], tuple[Cut, ...]] = {
+        (backbone, granularity): list_cuts(backbone, granularity)
+        for backbone in sweep.backbones
+        for granularity in GRANULARITIES
+    }
+    return Space(
+        datasets={name: dataset.revision for name, dataset in datasets.items()},
+        backbones=sweep.backbones,
+        sources=tuple(WeightsSource(name=name, sha256=weights_sha256(name)) for name in sweep.sources),
+        strategies=sweep.strategies,
+        granularity=sweep.granularity,
+        seeds=sweep.seeds,
+        recipe=sweep.made_recipe(),
+        image_size=sweep.image_size,
+        processes=sweep.processes,
+        cuts=cuts,
+    )
+
+
+def describe(dataset: PackedDataset) -> dict[str, Any]:
+    """Return what a selection says of its data."""
+    patients = dataset.samples.group_by("split").agg(pl.col("patient_id").n_unique())
+    return {
+        **dataset.info.to_dict(),
+        "revision": dataset.revision,
+        "patients": dict(patients.sort("split").iter_rows()),
+    }
+
+
+def _export(selection: Mapping[str, Any], runs: Runs, dataset: PackedDataset, out: Path) -> None:
+    from ttl.release.export import export_model  # noqa: PLC0415 - torch's ONNX exporter takes seconds to import
+
+    try:
+        export_model(selection, runs=runs.root, dataset=dataset, out=out)
+    except TTLError:
+        shutil.rmtree(out, ignore_errors=True)
+        raise

@@ -1,0 +1,205 @@
+"""Tables for the terminal, in the command line's words and units."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from ttl.layout import Layout
+from ttl.search import results
+
+if TYPE_CHECKING:
+    from ttl.sweep import Outcome
+
+Row = Mapping[str, Any]
+
+
+def magnitude(value: float | None) -> str:
+    """Return a count in three digits and a unit: 1858 → `1.86 k`, 23510000 → `23.5 M`."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{value / limit:#.3g}".rstrip(".") + unit
+    return f"{value:.0f}"
+
+
+def spread(mean: float | None, deviation: float | None) -> str:
+    """Return a mean and its deviation over seeds: `0.971 ± 0.004`."""
+    if mean is None:
+        return "–"
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def datasets(rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl data list`."""
+    table = _table("dataset", "source", "task", "classes", "train", "val", "test", "revision")
+    for row in rows:
+        if not row["packed"]:
+            table.add_row(row["dataset"], row["source"], "[dim]not packed yet[/]", *[""] * 5)
+            continue
+        sizes = [str(sum(row["counts"][split].values())) for split in ("train", "val", "test")]
+        name = row["dataset"] + (" [yellow](synthetic)[/]" if row["synthetic"] else "")
+        table.add_row(
+            name, str(row["source"]), row["task"], ", ".join(row["classes"]), *sizes, row["revision"]
+        )
+    return table
+
+
+def cuts(backbone: str, rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl cuts`."""
+    table = _table("granularity", "#", "cut", "channels", "", title=backbone)
+    for row in rows:
+        note = "[dim]nothing but the head lies above: ttl and tf there are ftl[/]" if row["whole"] else ""
+        table.add_row(row["granularity"], str(row["index"]), row["name"], str(row["channels"]), note)
+    return table
+
+
+def cost(backbone: str, image_size: int, rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl cost`."""
+    columns = ("strategy", "cut", "parameters", "MACs", "size (MB)", "latency (ms)")
+    table = _table(*columns, title=f"{backbone} at {image_size} px", right=4)
+    for row in rows:
+        table.add_row(
+            row["strategy"],
+            row["cut"],
+            magnitude(row["params"]),
+            magnitude(row["macs"]),
+            f"{row['model_bytes'] / 1e6:.2f}",
+            f"{row['latency_ms']:.2f}",
+        )
+    return table
+
+
+def predictions(rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl predict`."""
+    classes = list(rows[0]["probabilities"]) if rows else []
+    table = _table("image", "predicted", *[f"P({name})" for name in classes], right=len(classes))
+    for row in rows:
+        shares = [f"{row['probabilities'][name]:.4f}" for name in classes]
+        table.add_row(row["image"], row["predicted"], *shares)
+    return table
+
+
+def releases(rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl models`."""
+    table = _table("release", "stages", "network", "parameters", "when", "by")
+    for row in rows:
+        table.add_row(
+            row["tag"],
+            ", ".join(row["stages"]),
+            row["network"],
+            magnitude(row["params"]),
+            f"{row['when']:%Y-%m-%d %H:%M}",
+            row["author"],
+        )
+    if not rows:
+        table.caption = "no releases yet: `ttl release DATASET` makes one"
+    return table
+
+
+def print_leaderboard(console: Console, board: pl.DataFrame, selections: Mapping[str, Any]) -> None:
+    """Print a table for each dataset; the selected model and the reference are marked."""
+    for dataset in board["dataset"].unique(maintain_order=True):
+        rows = board.filter(pl.col("dataset") == dataset)
+        selection = selections.get(dataset)
+        synthetic = " — SYNTHETIC images" if selection and selection["data"]["synthetic"] else ""
+        several = rows["backbone"].n_unique() > 1
+        table = _table(
+            *(["backbone"] if several else []),
+            "strategy",
+            "cut",
+            "parameters",
+            "MACs",
+            "validation AUROC",
+            "test AUROC",
+            "seeds",
+            "",
+            title=f"{dataset}{synthetic}",
+        )
+        for row in rows.iter_rows(named=True):
+            mark, style = _mark(row, selection)
+            failed = f" ({row['failed']} failed)" if row["failed"] else ""
+            table.add_row(
+                *([row["backbone"]] if several else []),
+                row["strategy"],
+                row["cut"],
+                magnitude(row["params"]),
+                magnitude(row["macs"]),
+                spread(row["val_auroc_mean"], row["val_auroc_std"]),
+                spread(row["test_auroc_mean"], row["test_auroc_std"]),
+                f"{row['seeds']}{failed}",
+                mark,
+                style=style,
+            )
+        console.print(table)
+        if selection:
+            console.print(verdict(dataset, selection), highlight=False, soft_wrap=True)
+        console.print()
+
+
+def verdict(dataset: str, selection: Mapping[str, Any]) -> str:
+    """Return in a sentence which model was selected, and by what."""
+    chosen, reference, rule = selection["chosen"], selection["reference"], selection["rule"]
+    share = chosen["params"] / reference["params"]
+    if chosen["trial_ids"] == reference["trial_ids"]:
+        return (
+            f"{dataset}: no smaller model of {len(selection['candidates']) - 1} is non-inferior to the whole "
+            f"network at margin {rule['margin']}; it stays"
+        )
+    row = next(one for one in selection["candidates"] if one["trial_ids"] == chosen["trial_ids"])
+    gap = row["difference"]
+    return (
+        f"{dataset}: selected {chosen['strategy']} {chosen['cut']}, {magnitude(chosen['params'])} parameters "
+        f"({share:.1%} of {reference['backbone']}). Validation AUROC less the whole network's: "
+        f"{gap['value']:+.4f}, {rule['confidence']:.0%} interval {gap['low']:+.4f} to {gap['high']:+.4f}, "
+        f"margin {rule['margin']}"
+    )
+
+
+def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
+    """Print what a sweep has come to: the leaderboard, the failures, and where things lie."""
+    print_leaderboard(console, results.leaderboard(outcome.trials), outcome.selections)
+    for dataset, reason in outcome.unselected.items():
+        console.print(f"[red]{dataset}: no model was selected: {reason}[/]", highlight=False, soft_wrap=True)
+    if outcome.failed:
+        count = f"{outcome.failed} of {outcome.trials.height} trials failed"
+        console.print(f"[red]{count}; they are tried again when the sweep is asked for again[/]")
+        reasons = outcome.trials.filter(pl.col("status") == "failed").group_by("error").len()
+        for error, many in reasons.sort("len", descending=True).iter_rows():
+            console.print(f"  {many} × {error}", highlight=False, markup=False, soft_wrap=True)
+    if outcome.lost_strategies:
+        console.print(f"[red]every trial failed of: {', '.join(outcome.lost_strategies)}[/]")
+    for dataset in outcome.selections:
+        where = (layout.models / dataset).relative_to(layout.root)
+        console.print(f"model of {dataset}: {where}", highlight=False, soft_wrap=True)
+
+
+def _mark(row: Row, selection: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    if selection is None:
+        return "", None
+    keys = ("backbone", "source", "strategy", "cut", "recipe", "image_size", "processes")
+
+    def is_it(role: str) -> bool:
+        return all(selection[role][key] == row[key] for key in keys)
+
+    if is_it("chosen"):
+        return "selected", "bold green"
+    return ("reference", "bold") if is_it("reference") else ("", None)
+
+
+def _table(*columns: str, title: str | None = None, right: int = 0) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for place, column in enumerate(columns):
+        numeric = place >= len(columns) - right or column in (
+            "parameters",
+            "MACs",
+            "train",
+            "val",
+            "test",
+            "#",
+        )
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "")
+    return table
