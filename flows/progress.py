@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ttl.sweep import Outcome
 from ttl.training.events import Event
@@ -51,7 +51,7 @@ class Display:
         self.lock = threading.Lock()
         self.trials: dict[str, Trial] = {}
         self.started: dict[str, float] = {}
-        self.lines: dict[str, int] = {}
+        self.lines: dict[str, TaskID] = {}
         self.done = 0
         self.outcome: Outcome | None = None
         self.total = self.progress.add_task("starting", total=None)
@@ -81,8 +81,8 @@ class Display:
             )
             many = "s" if len(slots) > 1 else ""
             self.console.print(
-                f"{len(trials)} trials to run on {len(slots)} slot{many} ({', '.join(s.name for s in slots)}); "
-                "starting the trainers takes a while",
+                f"{len(trials)} trials to run on {len(slots)} slot{many} "
+                f"({', '.join(slot.name for slot in slots)}); starting the trainers takes a while",
                 highlight=False,
             )
 

@@ -110,7 +110,7 @@ def cuts(
 
 
 @app.command()
-def cost(
+def cost(  # noqa: PLR0917 - typer calls it by keyword
     backbone: Annotated[str, typer.Argument(help="A timm model, such as resnet50.")],
     strategy: Annotated[list[str] | None, typer.Option(help="Repeatable; all if not given.")] = None,
     cut: Annotated[list[str] | None, typer.Option(help="Repeatable; all stage cuts if not given.")] = None,
@@ -142,7 +142,7 @@ def cost(
 
 
 @app.command()
-def sweep(
+def sweep(  # noqa: PLR0917 - typer calls it by keyword
     dataset: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
     backbone: Annotated[list[str] | None, typer.Option(help="A timm model; repeatable.")] = None,
     source: Annotated[
@@ -293,7 +293,7 @@ def models_assign(
     """Assign a stage to a release."""
     from ttl.release import registry
 
-    made = registry.assign(model, stage, repo=Path.cwd(), push=push)  # type: ignore[arg-type]
+    made = registry.assign(model, stage, repo=Path.cwd(), push=push)
     console.print(f"{made.tag} is now {stage}", highlight=False)
 
 

@@ -114,7 +114,7 @@ class Sweep:
         self._write(trials, selections)
         for name in self.datasets:
             if name in selections:
-                _export(selections[name], runs, self.datasets[name], self.layout.models / name)
+                _export(selections[name], runs, self.datasets[name], self.layout.models)
             else:
                 # A model of before would be taken for this sweep's.
                 shutil.rmtree(self.layout.models / name, ignore_errors=True)
@@ -188,5 +188,5 @@ def _export(selection: Mapping[str, Any], runs: Runs, dataset: PackedDataset, ou
     try:
         export_model(selection, runs=runs.root, dataset=dataset, out=out)
     except TTLError:
-        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(out / dataset.info.name, ignore_errors=True)
         raise

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+NUMERIC = {"parameters", "MACs", "train", "val", "test", "#"}
+
 
 def magnitude(value: float | None) -> str:
     """Return a count in three digits and a unit: 1858 → `1.86 k`, 23510000 → `23.5 M`."""

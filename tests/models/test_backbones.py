@@ -1,5 +1,6 @@
 """Where pretrained weights come from, and what is said when they do not."""
 
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -60,8 +61,6 @@ def test_a_pickle_is_not_executed(tmp_path, monkeypatch):
 
 
 def test_a_missing_hub_names_the_other_ways(monkeypatch):
-    import huggingface_hub.constants
-
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", "nowhere")
     with pytest.raises(ModelError) as caught:

@@ -245,7 +245,7 @@ def test_names_are_resolved_or_refused():
     assert resolve("densenet121", "transition3") == "features.transition3"
     with pytest.raises(ModelError, match=r"no cut 'layer9'.*layer1, layer2"):
         resolve("resnet18", "layer9")
-    with pytest.raises(ModelError, match="no model called 'resnet5000'.*resnet"):
+    with pytest.raises(ModelError, match=r"no model called 'resnet5000'.*resnet"):
         create("resnet5000")
     with pytest.raises(ModelError, match="nothing of resnet18 lies above layer4: ttl there is ftl"):
         build_network(spec("resnet18", "ttl", "layer4"))

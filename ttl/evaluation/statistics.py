@@ -138,12 +138,12 @@ def _bootstrap(
     generator = np.random.default_rng(seed)
     step = max(1, CHUNK // max(len(owner), len(names)))
     shares = np.full(len(names), 1 / len(names))
-    drawn = [
-        statistic(
-            generator.multinomial(len(names), shares, size=min(step, resamples - start))[:, owner].astype(np.float64)
-        )
-        for start in range(0, resamples, step)
-    ]
+
+    def draw(count: int) -> Weights:
+        times = generator.multinomial(len(names), shares, size=count)
+        return np.asarray(times[:, owner], dtype=np.float64)
+
+    drawn = [statistic(draw(min(step, resamples - start))) for start in range(0, resamples, step)]
     values = np.concatenate(drawn)
     usable = values[np.isfinite(values)]
     if len(usable) < resamples / 2:

@@ -1,0 +1,102 @@
+"""Planners, by simulation: pure functions on plain values."""
+
+import itertools
+
+import pytest
+
+from ttl.errors import SearchError
+from ttl.models.cuts import Cut
+from ttl.search.planners import Known, exhaustive, find_planner, planned, two_stage
+from ttl.search.space import Space, WeightsSource
+from ttl.training.recipe import RECIPES
+
+STAGES = ("s0", "s1", "s2", "s3")
+BLOCKS = tuple(f"{stage}.{block}" for stage in STAGES for block in range(3))
+
+
+def make_space(**changes):
+    values = {
+        "datasets": {"d": "r"},
+        "backbones": ("net",),
+        "sources": (WeightsSource(name="imagenet"),),
+        "strategies": ("ftl", "ttl", "lwft", "tf"),
+        "granularity": "stage",
+        "seeds": (0, 1),
+        "recipe": RECIPES["fast"],
+        "image_size": 32,
+        "processes": 1,
+        "cuts": {
+            ("net", granularity): tuple(
+                Cut(name=name, index=i, granularity=granularity, channels=1, whole=name == "s3")
+                for i, name in enumerate(names)
+            )
+            for granularity, names in (("stage", STAGES), ("block", BLOCKS))
+        },
+    }
+    return Space(**{**values, **changes})
+
+
+def simulate(planner, space, score, failing=()):
+    known, rounds = {}, []
+    while following := planner(space, known):
+        rounds.append(following)
+        for trial in following:
+            assert trial.trial_id not in known, "a trial was planned twice"
+            status = "failed" if trial.cut in failing else "completed"
+            known[trial.trial_id] = Known(
+                status=status, val_auroc=None if status == "failed" else score(trial)
+            )
+    assert planned(planner, space, known) == list(itertools.chain(*rounds))
+    return rounds
+
+
+def test_exhaustive_runs_every_cut_that_makes_a_network_of_its_own():
+    (trials,) = simulate(exhaustive, make_space(), lambda trial: 0.9)
+    cuts = {(t.strategy, t.cut) for t in trials}
+    expected = {("ftl", "full")} | {("lwft", cut) for cut in STAGES}
+    expected |= {(strategy, cut) for strategy in ("ttl", "tf") for cut in STAGES[:-1]}
+    assert cuts == expected
+    assert len(trials) == 2 * len(expected)
+
+
+def test_what_is_known_is_not_planned_again():
+    space = make_space()
+    every = exhaustive(space, {})
+    known = {trial.trial_id: Known(status="completed", val_auroc=0.9) for trial in every[:5]}
+    assert exhaustive(space, known) == every[5:]
+
+
+def test_two_stage_looks_at_the_blocks_between_the_neighbours_of_the_best():
+    scores = {"s0": 0.7, "s1": 0.9, "s2": 0.8, "s3": 0.6, "full": 0.85}
+    space = make_space(strategies=("ftl", "ttl"), seeds=(0,))
+    coarse, fine = simulate(two_stage, space, lambda trial: scores.get(trial.cut, 0.5))
+    assert [t.cut for t in coarse] == ["full", "s0", "s1", "s2"]
+    # s1's own end (s1.2) and its neighbours' (s0.2, s2.2) are the stage cuts again.
+    assert [t.cut for t in fine] == ["s1.0", "s1.1", "s2.0", "s2.1"]
+    assert {t.granularity for t in fine} == {"block"}
+
+
+def test_two_stage_at_the_ends_of_the_network():
+    space = make_space(strategies=("lwft",), seeds=(0,))
+    assert [t.cut for t in simulate(two_stage, space, lambda t: t.cut == "s0")[1]] == [
+        "s0.0",
+        "s0.1",
+        "s1.0",
+        "s1.1",
+    ]
+    last = simulate(two_stage, space, lambda t: t.cut == "s3")[1]
+    assert [t.cut for t in last] == ["s3.0", "s3.1"]
+
+
+def test_two_stage_prefers_the_smaller_of_equals_and_ignores_failures():
+    space = make_space(strategies=("ttl",), seeds=(0,))
+    assert simulate(two_stage, space, lambda _: 0.9)[1][0].cut == "s0.0"
+    assert simulate(two_stage, space, lambda _: 0.9, failing=("s0",))[1][0].cut == "s1.0"
+    assert len(simulate(two_stage, space, lambda _: 0.9, failing=STAGES)) == 1
+
+
+def test_an_unfinished_sweep_and_an_unknown_planner_are_errors():
+    with pytest.raises(SearchError, match="not finished"):
+        planned(exhaustive, make_space(), {})
+    with pytest.raises(SearchError, match="no planner is called 'magic'.*exhaustive, two-stage"):
+        find_planner("magic")

@@ -1,0 +1,132 @@
+"""Aggregation and selection on made predictions whose truth is known."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ttl.errors import ParamsError, SearchError
+from ttl.search.results import TRIALS_SCHEMA, leaderboard
+from ttl.search.selection import SelectionRule, pareto_front, select
+
+PATIENTS = 150
+
+
+def sweep(models, seeds=(0, 1), failed=()):
+    """Return trials and predictions; `models` maps (strategy, cut) to (params, signal)."""
+    rows, tables = [], {}
+    generator = np.random.default_rng(0)
+    labels = np.repeat(generator.integers(0, 2, PATIENTS), 2)
+    shared = generator.normal(size=2 * PATIENTS)
+    for (strategy, cut), (params, signal) in models.items():
+        for seed in seeds:
+            name = f"{strategy}-{cut}-{seed}"
+            noise = 0.9 * shared + 0.1 * np.random.default_rng(seed).normal(size=2 * PATIENTS)
+            positive = 1 / (1 + np.exp(-(signal * (2 * labels - 1) + noise)))
+            frames = [
+                pl.DataFrame(
+                    {
+                        "sample_id": [f"{split}{i}" for i in range(2 * PATIENTS)],
+                        "patient_id": [f"p{i // 2}" for i in range(2 * PATIENTS)],
+                        "split": split,
+                        "label": labels,
+                        "scores": np.stack([1 - positive, positive], axis=1).tolist(),
+                    }
+                )
+                for split in ("val", "test")
+            ]
+            tables[name] = pl.concat(frames)
+            row = dict.fromkeys(TRIALS_SCHEMA)
+            row |= {
+                "trial_id": name, "dataset": "d", "backbone": "net", "source": "imagenet", "strategy": strategy,
+                "cut": cut, "cut_index": 0, "granularity": "stage", "seed": seed, "recipe": "fast",
+                "image_size": 32, "processes": 1, "source_sha256": "", "params": params, "macs": params,
+                "model_bytes": 4 * params, "latency_ms": 1.0, "threshold": 0.5, "val_loss": 0.5,
+                "val_auroc": 0.9 + seed / 100, "test_auroc": 0.8, "train_seconds": 1.0,
+                "status": "failed" if name in failed else "completed",
+            }  # fmt: skip
+            rows.append(row)
+    return pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row"), tables.__getitem__
+
+
+MODELS = {
+    ("ftl", "full"): (1000, 1.5),
+    ("ttl", "a"): (10, 0.6),  # much worse
+    ("ttl", "b"): (100, 1.5),  # as good
+    ("ttl", "c"): (300, 1.7),  # better, and larger than b
+}
+
+
+def test_the_smallest_non_inferior_model_is_chosen_not_the_best():
+    trials, predictions = sweep(MODELS)
+    found = select(trials, predictions, SelectionRule(margin=0.02))
+    assert found["chosen"]["cut"] == "b"
+    assert found["reference"]["strategy"] == "ftl"
+    rows = {row["cut"]: row for row in found["candidates"]}
+    assert [row["cut"] for row in found["candidates"]] == ["a", "b", "c", "full"]
+    assert {cut: row["non_inferior"] for cut, row in rows.items()} == {
+        "a": False,
+        "b": True,
+        "c": True,
+        "full": True,
+    }
+    assert rows["a"]["difference"]["high"] < -0.02
+    assert rows["c"]["difference"]["low"] > 0
+    assert abs(found["test_difference"]["value"]) < 0.01
+
+
+def test_a_wide_margin_lets_the_worse_one_in_and_a_narrow_one_none():
+    trials, predictions = sweep(MODELS)
+    assert select(trials, predictions, SelectionRule(margin=0.4))["chosen"]["cut"] == "a"
+    worse = {**MODELS, ("ttl", "b"): (100, 1.45)}
+    del worse["ttl", "c"]
+    trials, predictions = sweep(worse)
+    assert select(trials, predictions, SelectionRule(margin=0.0))["chosen"]["cut"] == "full"
+
+
+def test_the_network_to_release_is_the_seed_best_on_validation_data():
+    found = select(*sweep(MODELS, seeds=(0, 1, 2)), SelectionRule(margin=0.02))
+    assert found["figures"]["chosen"]["trial_id"] == "ttl-b-2"
+    assert found["chosen"]["seeds"] == [0, 1, 2]
+    figures = found["figures"]["chosen"]["validation"]
+    assert set(figures) == {
+        "auroc",
+        "auprc",
+        "accuracy",
+        "balanced_accuracy",
+        "sensitivity",
+        "specificity",
+        "ece",
+    }
+    for one in figures.values():
+        assert one["low"] <= one["value"] <= one["high"] or one is figures["ece"]
+
+
+def test_a_model_with_a_failed_seed_is_left_out_and_said():
+    found = select(*sweep(MODELS, failed=("ttl-b-1",)), SelectionRule(margin=0.02))
+    assert found["chosen"]["cut"] == "c"
+    assert found["notes"] == ["net ttl b was left out: 1 of its 2 trials were not completed"]
+
+
+def test_no_reference_is_an_error():
+    with pytest.raises(SearchError, match="no trial of strategy ftl was completed"):
+        select(*sweep(MODELS, failed=("ftl-full-0",)), SelectionRule())
+
+
+@pytest.mark.parametrize(("field", "value"), [("margin", -0.1), ("confidence", 1.0), ("resamples", 10)])
+def test_a_rule_that_is_none_is_refused(field, value):
+    with pytest.raises(ParamsError, match=f"selection.{field} is {value}"):
+        SelectionRule(**{field: value})
+
+
+def test_the_leaderboard_is_mean_and_deviation_over_seeds():
+    trials, _ = sweep(MODELS, seeds=(0, 1, 2), failed=("ttl-a-2",))
+    rows = {row["cut"]: row for row in leaderboard(trials).iter_rows(named=True)}
+    assert rows["b"]["val_auroc_mean"] == pytest.approx(0.91)
+    assert rows["b"]["val_auroc_std"] == pytest.approx(0.01)
+    assert (rows["a"]["seeds"], rows["a"]["failed"]) == (2, 1)
+    assert rows["a"]["val_auroc_mean"] == pytest.approx(0.905)
+
+
+def test_pareto_front():
+    points = [(1, 0.5), (2, 0.4), (2, 0.9), (3, 0.9), (4, 0.95)]
+    assert pareto_front(points) == [0, 2, 4]

@@ -1,0 +1,80 @@
+"""Jobs as they are run: `accelerate launch`, one process and two."""
+
+import os
+import signal
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+
+from ttl.training.launch import find_slots, run_job
+from ttl.training.recipe import make_recipe
+from ttl.training.runs import Runs
+from ttl.training.trial import Trial
+
+RECIPE = make_recipe({"base": "fast", "epochs": 2, "batch_size": 16})
+
+
+def make_trial(toy, **changes):
+    values = {
+        "dataset": "toy",
+        "revision": toy.revision,
+        "backbone": "efficientnet_lite0",
+        "strategy": "ttl",
+        "cut": "blocks.1",
+        "recipe": RECIPE,
+        "image_size": 32,
+        "seed": 0,
+    }
+    return Trial(**{**values, **changes})
+
+
+def test_a_trainer_that_is_killed_fails_one_trial_and_the_others_go_on(toy, datasets, tmp_path):
+    trials = [make_trial(toy, seed=seed) for seed in range(3)]
+    runs, events = Runs(tmp_path / "runs"), []
+
+    def on_event(event):
+        events.append((event.kind, event.trial_id))
+        if event.kind == "epoch" and event.trial_id == trials[1].trial_id:
+            trainers = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "ttl.training.job" in child.cmdline()
+                and "accelerate.commands.launch" not in child.cmdline()
+            ]
+            os.kill(trainers[0].pid, signal.SIGKILL)
+
+    run_job(trials, runs=runs, datasets=datasets, slot=find_slots(1)[0], on_event=on_event)
+    results = [runs.result(trial.trial_id) for trial in trials]
+    assert [one["status"] for one in results] == ["completed", "failed", "completed"]
+    assert "SIGKILL" in results[1]["error"]
+    assert events.count(("completed", trials[0].trial_id)) == 1
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_two_processes_score_every_sample_once_and_nearly_as_one_does(toy, datasets, tmp_path):
+    runs = Runs(tmp_path / "runs")
+    one, two = make_trial(toy), make_trial(toy, processes=2)
+    assert one.trial_id != two.trial_id
+    for trial in (one, two):
+        slot = find_slots(trial.processes)[0]
+        run_job([trial], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
+        assert runs.result(trial.trial_id)["status"] == "completed", runs.result(trial.trial_id)
+    tables = [runs.predictions(trial.trial_id).sort("sample_id") for trial in (one, two)]
+    assert tables[0]["sample_id"].equals(tables[1]["sample_id"])
+    assert tables[0]["sample_id"].n_unique() == tables[0].height
+    wanted = toy.samples.filter(pl.col("split") != "train").height
+    assert tables[0].height == wanted
+    scores = [np.array(table["scores"].to_list()) for table in tables]
+    # Batch norm sees half of each batch, so they differ; but not by much.
+    assert np.abs(scores[0] - scores[1]).mean() < 0.2
+    assert runs.result(two.trial_id)["processes"] == 2
+
+
+@pytest.mark.parametrize("processes", [1])
+def test_a_pack_that_cannot_start_fails_with_the_reason(processes, toy, datasets, tmp_path):
+    trial = make_trial(toy, revision="another")
+    runs = Runs(tmp_path / "runs")
+    run_job([trial], runs=runs, datasets=datasets, slot=find_slots(processes)[0], on_event=lambda _: None)
+    assert "prepared anew" in runs.result(trial.trial_id)["error"]
