@@ -115,7 +115,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, selections: Mapping
             "cut",
             "parameters",
             "MACs",
-            "validation AUROC",
+            "val AUROC",
             "test AUROC",
             "seeds",
             "",
@@ -203,5 +203,10 @@ def _table(*columns: str, title: str | None = None, right: int = 0) -> Table:
             "test",
             "#",
         )
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "")
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            no_wrap=True,
+            min_width=9 if column == "" else None,
+        )
     return table

@@ -98,5 +98,5 @@ def test_two_stage_prefers_the_smaller_of_equals_and_ignores_failures():
 def test_an_unfinished_sweep_and_an_unknown_planner_are_errors():
     with pytest.raises(SearchError, match="not finished"):
         planned(exhaustive, make_space(), {})
-    with pytest.raises(SearchError, match="no planner is called 'magic'.*exhaustive, two-stage"):
+    with pytest.raises(SearchError, match=r"no planner is called 'magic'.*exhaustive, two-stage"):
         find_planner("magic")

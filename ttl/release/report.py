@@ -1,0 +1,214 @@
+"""The report: one HTML page, complete in itself, from the tables of a sweep."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ttl.release import figures, svg
+from ttl.release.figures import Difference, Model, magnitude
+from ttl.search import results
+from ttl.search.selection import pareto_front
+
+SYMBOLS = {"s": "■", "o": "●", "^": "▲", "D": "◆", "P": "✚"}
+PAGE = "index.html"
+
+
+def write_report(folder: Path, out: Path) -> Path:
+    """Write `out/index.html` from the tables in `folder`; return its path.
+
+    Raises `SearchError` if there are no tables.
+    """
+    trials, history = results.read_trials(folder), results.read_history(folder)
+    selections = results.read_selections(folder)
+    names = sorted(trials["dataset"].unique().to_list())
+    sections = [
+        section(name, trials.filter(pl.col("dataset") == name), history, selections.get(name))
+        for name in names
+    ]
+    environment = Environment(
+        loader=PackageLoader("ttl.release"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"magnitude": magnitude, "number": number, "interval": interval, "signed": signed}
+    text = environment.get_template("report.html.j2").render(
+        sections=sections, variables=svg.variables(), strategies=legend(trials)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / f".{PAGE}"
+    aside.write_text(text, encoding="utf-8")
+    return aside.replace(out / PAGE)
+
+
+def section(
+    name: str, trials: pl.DataFrame, history: pl.DataFrame, selection: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return all that the page says of one dataset; `selection` is None where none could be made."""
+    board = results.leaderboard(trials)
+    backbones = sorted(trials["backbone"].unique().to_list())
+    chosen = model_of(selection["chosen"]) if selection else None
+    reference = model_of(selection["reference"]) if selection else None
+    rows = [
+        {**row, "role": role(row, chosen, reference), "several": len(backbones) > 1}
+        for row in board.iter_rows(named=True)
+    ]
+    failed = trials.filter(pl.col("status") == "failed")
+    completed = trials.filter(pl.col("status") == "completed")
+    return {
+        "name": name,
+        "anchor": "".join(character if character.isalnum() else "-" for character in name),
+        "selection": selection,
+        "synthetic": bool(selection and selection["data"]["synthetic"]),
+        "rows": rows,
+        "whole": next((row for row in rows if row["role"] in ("reference", "selected, reference")), None),
+        "failures": failed.select("strategy", "cut", "seed", "error").to_dicts(),
+        "trials": trials.height,
+        "seeds": trials["seed"].n_unique(),
+        "drawn": _draw(name, completed, history, selection, chosen, reference) if completed.height else None,
+    }
+
+
+def model_of(values: Mapping[str, Any]) -> Model:
+    """Return the triple by which the figures know a model."""
+    return (values["backbone"], values["strategy"], values["cut"])
+
+
+def role(row: Mapping[str, Any], chosen: Model | None, reference: Model | None) -> str:
+    """Return what a row of the leaderboard is to the selection."""
+    model = model_of(row)
+    return ", ".join(
+        word for word, known in (("selected", chosen), ("reference", reference)) if model == known
+    )
+
+
+def legend(trials: pl.DataFrame) -> list[dict[str, str]]:
+    """Return each strategy's name, colour variable and marker."""
+    return [
+        {
+            "name": strategy,
+            "variable": f"--fig-{strategy if strategy in svg.MARKS else 'other'}",
+            "symbol": SYMBOLS[svg.mark(strategy).marker],
+        }
+        for strategy in figures.strategies_of(trials)
+    ]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number for a table, a dash for none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.4f}".replace("-", figures.MINUS)
+
+
+def interval(values: Mapping[str, float]) -> str:
+    """Return an estimate and its interval."""
+    return f"{values['value']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
+
+
+def _draw(
+    name: str,
+    completed: pl.DataFrame,
+    history: pl.DataFrame,
+    selection: Mapping[str, Any] | None,
+    chosen: Model | None,
+    reference: Model | None,
+) -> dict[str, Any]:
+    table = figures.means(completed, "val_auroc")
+    models: list[Model] = list(table.select(figures.KEYS).iter_rows())
+    points = list(table.select("params", "mean").iter_rows())
+    front = [models[index] for index in pareto_front(points)]
+    floor = None
+    if selection:
+        floor = selection["reference"]["val_auroc"]["value"] - selection["rule"]["margin"]
+    drawn: dict[str, Any] = {
+        "frontier": [
+            Markup(
+                figures.frontier(
+                    completed,
+                    metric=metric,
+                    front=front,
+                    chosen=chosen,
+                    reference=reference,
+                    floor=floor if metric == "val_auroc" else None,
+                    name=f"{name}-{metric}-front",
+                )
+            )
+            for metric in ("val_auroc", "test_auroc")
+        ],
+        "cuts": [],
+        "curves": [],
+        "differences": None,
+    }
+    several = completed["backbone"].n_unique() > 1
+    for number_, (key, group) in enumerate(completed.group_by("backbone", maintain_order=True)):
+        backbone = str(key[0])
+        if group.filter(pl.col("strategy") != "ftl").height:
+            panels = [
+                Markup(figures.by_cut(group, metric=metric, name=f"{name}-{number_}-{metric}-cut"))
+                for metric in ("val_auroc", "test_auroc")
+            ]
+            drawn["cuts"].append({"backbone": backbone if several else "", "panels": panels})
+        drawn["curves"].append(_curves(f"{name}-{number_}", backbone if several else "", group, history))
+    if selection and len(selection["candidates"]) > 1:
+        rows = [_difference(one) for one in selection["candidates"] if model_of(one) != reference]
+        drawn["differences"] = Markup(
+            figures.differences(
+                rows,
+                margin=selection["rule"]["margin"],
+                chosen=chosen,
+                reference=reference,
+                name=f"{name}-differences",
+            )
+        )
+    return drawn
+
+
+def _difference(candidate: Mapping[str, Any]) -> Difference:
+    return Difference(model=model_of(candidate), params=candidate["params"], **candidate["difference"])
+
+
+def _curves(name: str, backbone: str, trials: pl.DataFrame, history: pl.DataFrame) -> dict[str, Any]:
+    """Return a panel of training curves for each strategy, on the same axes, and the key of the cuts."""
+    joined = history.join(trials.select("trial_id", "strategy", "cut", "seed"), on="trial_id")
+    order = figures.cut_order(trials) if trials.filter(pl.col("strategy") != "ftl").height else []
+    shades = {cut: place / max(len(order) - 1, 1) for place, cut in enumerate(order)}
+    finite = joined.filter(pl.col("val_auroc").is_finite())["val_auroc"]
+    limits = (_floor(finite), 1.005) if len(finite) else None
+    epochs = int(joined["epoch"].max() or 1)  # type: ignore[call-overload]
+    panels = [
+        {
+            "strategy": strategy,
+            "svg": Markup(
+                figures.curves(
+                    joined.filter(pl.col("strategy") == strategy),
+                    shades=shades,
+                    limits=limits,
+                    epochs=epochs,
+                    name=f"{name}-{strategy}-curves",
+                )
+            ),
+        }
+        for strategy in figures.strategies_of(trials)
+        if joined.filter(pl.col("strategy") == strategy).height
+    ]
+    steps = [
+        {"cut": cut, "variable": f"--fig-step-{round(place * (svg.STEPS - 1))}"}
+        for cut, place in shades.items()
+    ]
+    return {"backbone": backbone, "panels": panels, "steps": steps}
+
+
+def _floor(values: pl.Series) -> float:
+    """Return where the axis of AUROC starts: room for all but a few outliers."""
+    low: Sequence[Any] = [values.quantile(0.02)]
+    return max(0.0, math.floor((float(low[0]) - 0.01) * 20) / 20)
