@@ -195,18 +195,8 @@ def _mark(row: Row, selection: Mapping[str, Any] | None) -> tuple[str, str | Non
 def _table(*columns: str, title: str | None = None, right: int = 0) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
-        numeric = place >= len(columns) - right or column in (
-            "parameters",
-            "MACs",
-            "train",
-            "val",
-            "test",
-            "#",
-        )
-        table.add_column(
-            column,
-            justify="right" if numeric else "left",
-            no_wrap=True,
-            min_width=9 if column == "" else None,
-        )
+        numeric = place >= len(columns) - right or column in NUMERIC
+        # The column of remarks has no name; it must not give way to the others.
+        least = None if column else 9
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True, min_width=least)
     return table

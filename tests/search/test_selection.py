@@ -38,7 +38,8 @@ def sweep(models, seeds=(0, 1), failed=()):
             row = dict.fromkeys(TRIALS_SCHEMA)
             row |= {
                 "trial_id": name, "dataset": "d", "backbone": "net", "source": "imagenet",
-                "strategy": strategy, "cut": cut, "cut_index": 0, "granularity": "stage", "seed": seed, "recipe": "fast",
+                "strategy": strategy, "cut": cut, "cut_index": 0, "granularity": "stage", "seed": seed,
+                "recipe": "fast",
                 "image_size": 32, "processes": 1, "source_sha256": "", "params": params, "macs": params,
                 "model_bytes": 4 * params, "latency_ms": 1.0, "threshold": 0.5, "val_loss": 0.5,
                 "val_auroc": 0.9 + seed / 100, "test_auroc": 0.8, "train_seconds": 1.0,

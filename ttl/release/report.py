@@ -71,7 +71,16 @@ def section(
         "failures": failed.select("strategy", "cut", "seed", "error").to_dicts(),
         "trials": trials.height,
         "seeds": trials["seed"].n_unique(),
-        "drawn": _draw(name, completed, history, selection, chosen, reference) if completed.height else None,
+        "drawn": _draw(
+            name,
+            completed=completed,
+            history=history,
+            selection=selection,
+            chosen=chosen,
+            reference=reference,
+        )
+        if completed.height
+        else None,
     }
 
 
@@ -117,6 +126,7 @@ def interval(values: Mapping[str, float]) -> str:
 
 def _draw(
     name: str,
+    *,
     completed: pl.DataFrame,
     history: pl.DataFrame,
     selection: Mapping[str, Any] | None,
@@ -184,7 +194,7 @@ def _curves(name: str, backbone: str, trials: pl.DataFrame, history: pl.DataFram
     shades = {cut: place / max(len(order) - 1, 1) for place, cut in enumerate(order)}
     finite = joined.filter(pl.col("val_auroc").is_finite())["val_auroc"]
     limits = (_floor(finite), 1.005) if len(finite) else None
-    epochs = int(joined["epoch"].max() or 1)  # type: ignore[call-overload]
+    epochs = max(joined["epoch"].to_list(), default=1)
     panels = [
         {
             "strategy": strategy,
