@@ -1,8 +1,5 @@
 """Jobs as they are run: `accelerate launch`, one process and two."""
 
-import os
-import signal
-
 import numpy as np
 import polars as pl
 import psutil
@@ -32,18 +29,15 @@ def make_trial(toy, **changes):
 
 def test_a_trainer_that_is_killed_fails_one_trial_and_the_others_go_on(toy, datasets, tmp_path):
     trials = [make_trial(toy, seed=seed) for seed in range(3)]
-    runs, events = Runs(tmp_path / "runs"), []
+    runs, events, killed = Runs(tmp_path / "runs"), [], []
 
     def on_event(event):
         events.append((event.kind, event.trial_id))
-        if event.kind == "epoch" and event.trial_id == trials[1].trial_id:
-            trainers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "ttl.training.job" in child.cmdline()
-                and "accelerate.commands.launch" not in child.cmdline()
-            ]
-            os.kill(trainers[0].pid, signal.SIGKILL)
+        if not killed and (event.kind, event.trial_id) == ("epoch", trials[1].trial_id):
+            launcher = psutil.Process().children()[0]
+            (trainer,) = launcher.children()
+            killed.append(trainer.pid)
+            trainer.kill()
 
     run_job(trials, runs=runs, datasets=datasets, slot=find_slots(1)[0], on_event=on_event)
     results = [runs.result(trial.trial_id) for trial in trials]
