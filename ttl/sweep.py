@@ -78,7 +78,13 @@ class Sweep:
         while True:
             # A planner that sees a result may plan on from it: ask until it names a trial without one.
             waiting = self.planner(self.space, known)
-            fresh = [trial for trial in waiting if not self._learn(trial, known)]
+            fresh = []
+            for trial in waiting:
+                found = self._find(trial)
+                if found is None or (found.status == FAILED and trial.trial_id not in self.handed):
+                    fresh.append(trial)
+                else:
+                    known[trial.trial_id] = found
             if fresh or not waiting:
                 return fresh
 
@@ -95,12 +101,7 @@ class Sweep:
     def finish(self) -> Outcome:
         """Write the tables, select, and export the selected models."""
         runs = self.layout.runs
-        known: dict[str, Known] = {}
-        while waiting := self.planner(self.space, known):
-            missing = [trial for trial in waiting if not self._learn(trial, known, failures=True)]
-            if missing:
-                raise SearchError(f"{missing[0].label} has no result: the sweep is not finished")
-        trials = results.collect(planned(self.planner, self.space, known), runs)
+        trials = results.collect(planned(self.planner, self.space, self._find), runs)
         selections, unselected = {}, {}
         for name, dataset in self.datasets.items():
             try:
@@ -120,15 +121,11 @@ class Sweep:
                 shutil.rmtree(self.layout.models / name, ignore_errors=True)
         return Outcome(trials=trials, selections=selections, unselected=unselected)
 
-    def _learn(self, trial: Trial, known: dict[str, Known], *, failures: bool = False) -> bool:
-        """Add the trial's result to what is known; return whether there is one that counts."""
+    def _find(self, trial: Trial) -> Known | None:
         result = self.layout.runs.result(trial.trial_id)
-        counts = result is not None and (
-            result["status"] != FAILED or failures or trial.trial_id in self.handed
-        )
-        if result is not None and counts:
-            known[trial.trial_id] = Known(status=result["status"], val_auroc=result.get("val_auroc"))
-        return counts
+        if result is None:
+            return None
+        return Known(status=result["status"], val_auroc=result.get("val_auroc"))
 
     def _write(self, trials: pl.DataFrame, selections: dict[str, Any]) -> None:
         runs, folder = self.layout.runs, self.layout.results

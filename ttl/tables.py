@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ttl.layout import Layout
 from ttl.search import results
+from ttl.units import magnitude
 
 if TYPE_CHECKING:
     from ttl.sweep import Outcome
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 NUMERIC = {"parameters", "MACs", "train", "val", "test", "#"}
-
-
-def magnitude(value: float | None) -> str:
-    """Return a count in three digits and a unit: 1858 → `1.86 k`, 23510000 → `23.5 M`."""
-    if value is None:
-        return "–"
-    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= limit * 0.9995:
-            return f"{value / limit:#.3g}".rstrip(".") + unit
-    return f"{value:.0f}"
 
 
 def spread(mean: float | None, deviation: float | None) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ttl.release import svg
+from ttl.units import magnitude
 
 Model = tuple[str, str, str]
 
@@ -33,15 +34,6 @@ class Difference:
     value: float
     low: float
     high: float
-
-
-def magnitude(value: float) -> str:
-    """Return a count in three digits and a unit: 1858 → `1.86 k`, 23510000 → `23.5 M`."""
-    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        # What rounds up to the next unit is written in it.
-        if abs(value) >= limit * 0.9995:
-            return f"{value / limit:#.3g}".rstrip(".") + unit
-    return f"{value:.0f}"
 
 
 def name_of(model: Model, *, backbones: Collection[str] = ()) -> str:

@@ -10,9 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ttl.release import figures, svg
-from ttl.release.figures import Difference, Model, magnitude
+from ttl.release.figures import Difference, Model
 from ttl.search import results
 from ttl.search.selection import pareto_front
+from ttl.units import magnitude
 
 SYMBOLS = {"s": "■", "o": "●", "^": "▲", "D": "◆", "P": "✚"}
 PAGE = "index.html"

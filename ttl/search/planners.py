@@ -55,21 +55,23 @@ def find_planner(name: str) -> Planner:
     return PLANNERS[name]
 
 
-def planned(planner: Planner, space: Space, known: Results) -> list[Trial]:
-    """Return the trials of a sweep that has come to its end: all that its planner would have run."""
+def planned(planner: Planner, space: Space, find: Callable[[Trial], Known | None]) -> list[Trial]:
+    """Return the trials of a sweep that has come to its end: all that its planner would have run.
+
+    `find` gives what is known of a trial. Raises `SearchError` for the first of which nothing is.
+    """
     seen: dict[str, Known] = {}
     trials: list[Trial] = []
-    while True:
-        following = planner(space, seen)
-        if not following:
-            return trials
+    while following := planner(space, seen):
         for trial in following:
-            if trial.trial_id not in known:
+            found = find(trial)
+            if found is None:
                 raise SearchError(
                     f"{trial.label} ({trial.trial_id}) has no result: the sweep is not finished"
                 )
-            seen[trial.trial_id] = known[trial.trial_id]
+            seen[trial.trial_id] = found
         trials += following
+    return trials
 
 
 def _near_best(series: Series, known: Results) -> list[Cut]:

@@ -7,7 +7,6 @@ from ttl.models.cuts import Cut
 from ttl.training.recipe import Recipe
 from ttl.training.trial import FULL, Granularity, Strategy, Trial
 
-STRATEGIES: tuple[Strategy, ...] = ("ftl", "ttl", "lwft", "tf")
 SAME_AS_FULL: tuple[Strategy, ...] = ("ttl", "tf")
 """Strategies that leave the whole backbone as it is where nothing lies above the cut."""
 

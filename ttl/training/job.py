@@ -29,6 +29,7 @@ from ttl.processes import die_with
 from ttl.training.events import Event, encode
 from ttl.training.loop import Epoch, Scored, Trainer, make_accelerator
 from ttl.training.runs import (
+    CHECKPOINT,
     COMPLETED,
     HISTORY,
     HISTORY_SCHEMA,
@@ -99,7 +100,7 @@ def _train(
     trial: Trial, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
     dataset = PackedDataset.open(datasets / trial.dataset)
-    trainer = Trainer(trial, dataset, accelerator, runs.work(trial.trial_id) / "checkpoint.pt")
+    trainer = Trainer(trial, dataset, accelerator, runs.work(trial.trial_id) / CHECKPOINT)
 
     def on_epoch(epoch: Epoch) -> None:
         report(
