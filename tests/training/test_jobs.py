@@ -28,14 +28,16 @@ def make_trial(toy, **changes):
 
 
 def test_a_trainer_that_is_killed_fails_one_trial_and_the_others_go_on(toy, datasets, tmp_path):
-    trials = [make_trial(toy, seed=seed) for seed in range(3)]
+    # The second is long, so that it cannot end before it is killed.
+    long = make_recipe({"base": "fast", "epochs": 500, "batch_size": 16})
+    trials = [make_trial(toy, seed=0), make_trial(toy, seed=1, recipe=long), make_trial(toy, seed=2)]
     runs, events, killed = Runs(tmp_path / "runs"), [], []
 
     def on_event(event):
         events.append((event.kind, event.trial_id))
         if not killed and (event.kind, event.trial_id) == ("epoch", trials[1].trial_id):
-            launcher = psutil.Process().children()[0]
-            (trainer,) = launcher.children()
+            below = psutil.Process().children(recursive=True)
+            (trainer,) = [one for one in below if "ttl.training.job" in one.cmdline() and not one.children()]
             killed.append(trainer.pid)
             trainer.kill()
 
