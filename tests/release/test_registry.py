@@ -62,7 +62,7 @@ def test_versions_stages_and_history(repo: Path) -> None:
         ("v1.0.0", ()),
     ]
     assert find("phantom", repo=repo).version == "v1.0.2"
-    assign("phantom", "champion", repo=repo, version="1.0.0", message="Approved by A. Person")
+    assign("phantom@1.0.0", "champion", repo=repo, message="Approved by A. Person")
     assert find("phantom", repo=repo).version == "v1.0.0"
     assign("phantom", "champion", repo=repo)
     assert find("phantom#champion", repo=repo).version == "v1.0.2"
@@ -71,11 +71,11 @@ def test_versions_stages_and_history(repo: Path) -> None:
     assert (approval.version, approval.message) == ("v1.0.0", "Approved by A. Person")
     # Eleven assignments, some within one second: the last counts, not the one that sorts last as text.
     for _ in range(3):
-        assign("phantom", "champion", repo=repo, version="v1.0.1")
-        assign("phantom", "champion", repo=repo, version="v1.0.0")
+        assign("phantom@v1.0.1", "champion", repo=repo)
+        assign("phantom@v1.0.0", "champion", repo=repo)
     assert find("phantom#champion", repo=repo).version == "v1.0.0"
     with pytest.raises(ReleaseError, match="champion already"):
-        assign("phantom", "champion", repo=repo, version="v1.0.0")
+        assign("phantom@v1.0.0", "champion", repo=repo)
 
 
 @pytest.mark.parametrize(

@@ -83,28 +83,23 @@ def release(
         return replace(_find_tag(root, tag), notes=notes)
 
 
-def assign(
-    dataset: str,
-    stage: str,
-    *,
-    repo: Path,
-    version: str | None = None,
-    push: bool = False,
-    message: str = "",
-) -> Release:
-    """Assign a stage to a version (the newest unless told), with the reasons in the tag's message."""
+def assign(name: str, stage: str, *, repo: Path, push: bool = False, message: str = "") -> Release:
+    """Assign a stage to a release, with the reasons in the tag's message.
+
+    `name` is `dataset@version` or `dataset#stage`; a dataset alone stands for its newest version.
+    """
     if stage not in STAGES:
         raise ReleaseError(f"no stage is called {stage!r}; there are: {', '.join(STAGES)}")
     root = vcs.find_root(repo)
     with _lock(root):
         remote, _, notes = _find_remotes(root, push)
-        newest = next((known for known in models(repo=root) if known.dataset == dataset), None)
-        chosen = newest if newest and not version else find(f"{dataset}@{version or ''}", repo=root)
+        newest = next((known for known in models(repo=root) if known.dataset == name), None)
+        chosen = newest or find(name, repo=root)
         if stage in chosen.stages:
             raise ReleaseError(f"{chosen.tag} is {stage} already; nothing was done")
         text = message or f"Assign {stage} to {chosen.tag}"
-        step = partial(tags.assign, root, dataset, chosen.version, stage, text)
-        tags.publish(root, dataset, remote, step)
+        step = partial(tags.assign, root, chosen.dataset, chosen.version, stage, text)
+        tags.publish(root, chosen.dataset, remote, step)
         return replace(_find_tag(root, chosen.tag), notes=notes)
 
 
