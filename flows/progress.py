@@ -8,7 +8,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ttl.sweep import Outcome
+from ttl.search.outcome import Outcome
 from ttl.training.events import Event
 from ttl.training.launch import Slot
 from ttl.training.trial import Trial

@@ -14,7 +14,8 @@ from flows.progress import Listener, Nobody
 from ttl.layout import Layout
 from ttl.params import FILE, load_params
 from ttl.search import results
-from ttl.sweep import Outcome, Sweep
+from ttl.search.outcome import Outcome
+from ttl.sweep import Sweep
 from ttl.training.launch import Slot, run_job
 from ttl.training.trial import Trial
 

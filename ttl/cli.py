@@ -124,7 +124,8 @@ def cost(  # noqa: PLR0917 - typer calls it by keyword
     from ttl import tables
     from ttl.models.cost import cost as measure
     from ttl.models.cuts import list_cuts
-    from ttl.models.network import FULL, STRATEGIES, NetworkSpec, build_network
+    from ttl.models.names import FULL
+    from ttl.models.network import STRATEGIES, NetworkSpec, build_network
 
     rows = []
     for name in strategy or list(STRATEGIES):
@@ -168,7 +169,7 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
     from ttl.layout import Layout
     from ttl.params import FILE, load_params
     from ttl.processes import die_with
-    from ttl.sweep import Sweep
+    from ttl.search.outcome import current, fingerprint
 
     # DVC starts stages in a shell: when it is killed, nothing else would tell us.
     if os.environ.get("DVC_STAGE"):
@@ -187,9 +188,13 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         "slots": slots,
     }
     overrides = {name: value for name, value in overrides.items() if value}
-    layout = Layout(root=Path.cwd())
-    planned = Sweep(load_params(FILE, overrides), layout, merge=bool(overrides))
-    outcome = _run_flow(overrides, layout) if planned.pending() else planned.finish()
+    layout, params, merge = Layout(root=Path.cwd()), load_params(FILE, overrides), bool(overrides)
+    outcome = current(params, layout, fingerprint(params, layout, merge=merge))
+    if outcome is None:
+        from ttl.sweep import Sweep
+
+        planned = Sweep(params, layout, merge=merge)
+        outcome = _run_flow(overrides, layout) if planned.pending() else planned.finish()
     tables.print_outcome(console, outcome, layout)
     if outcome.lost_strategies or outcome.unselected:
         raise typer.Exit(1)
@@ -286,14 +291,15 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 @models_app.command("assign")
 def models_assign(
-    model: Annotated[str, typer.Argument(help="NAME or NAME@v1.0.0; the newest version if none is said.")],
+    model: Annotated[str, typer.Argument(help="NAME (its newest version), NAME@v1.0.0 or NAME#challenger.")],
     stage: Annotated[str, typer.Argument(help="challenger or champion.")],
     push: Annotated[bool, typer.Option("--push", help="Push the tag to the git remote.")] = False,
+    message: Annotated[str, typer.Option(help="Why, for the tag.")] = "",
 ) -> None:
     """Assign a stage to a release."""
     from ttl.release import registry
 
-    made = registry.assign(model, stage, repo=Path.cwd(), push=push)
+    made = registry.assign(model, stage, repo=Path.cwd(), push=push, message=message)
     console.print(f"{made.tag} is now {stage}", highlight=False)
 
 

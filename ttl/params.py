@@ -10,9 +10,9 @@ import yaml
 from ttl.data.fields import build
 from ttl.data.spec import DatasetSpec
 from ttl.errors import ParamsError
-from ttl.search.selection import SelectionRule
+from ttl.models.names import Granularity, Strategy
+from ttl.search.rule import SelectionRule
 from ttl.training.recipe import Recipe, make_recipe
-from ttl.training.trial import Granularity, Strategy
 
 FILE = Path("params.yaml")
 

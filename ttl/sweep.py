@@ -6,7 +6,6 @@
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,20 @@ from ttl.errors import SearchError, TTLError
 from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
+from ttl.models.names import Granularity
 from ttl.models.profile import profile
 from ttl.params import Params
 from ttl.search import results
+from ttl.search.outcome import Outcome, fingerprint, stamp
 from ttl.search.packs import pack
 from ttl.search.planners import Known, find_planner, planned
 from ttl.search.selection import select
 from ttl.search.space import Space, WeightsSource
 from ttl.training.launch import Slot, find_slots
 from ttl.training.runs import FAILED, Runs
-from ttl.training.trial import Granularity, Trial
+from ttl.training.trial import Trial
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a sweep came to. `unselected` says, for a dataset without a selection, why."""
-
-    trials: pl.DataFrame
-    selections: Mapping[str, Any]
-    unselected: Mapping[str, str]
-
-    @property
-    def failed(self) -> int:
-        """The number of failed trials."""
-        return self.trials.filter(pl.col("status") == FAILED).height
-
-    @property
-    def lost_strategies(self) -> list[str]:
-        """Strategies of which every trial of a dataset failed: `phantom ttl`."""
-        lost = (
-            self.trials.group_by("dataset", "strategy", maintain_order=True)
-            .agg((pl.col("status") == FAILED).all().alias("lost"))
-            .filter("lost")
-        )
-        return [f"{row['dataset']} {row['strategy']}" for row in lost.iter_rows(named=True)]
 
 
 class Sweep:
@@ -71,6 +48,8 @@ class Sweep:
                 raise SearchError(f"{dataset.info.name} is multilabel, which cannot be trained yet")
         self.space = make_space(params, self.datasets)
         self.handed: set[str] = set()
+        # Of before the training: what changes meanwhile is not what was trained on.
+        self.key = fingerprint(params, layout, merge=merge)
 
     def pending(self) -> list[Trial]:
         """Return the trials to run next; none when the sweep is at its end."""
@@ -119,7 +98,10 @@ class Sweep:
             else:
                 # A model of before would be taken for this sweep's.
                 shutil.rmtree(self.layout.models / name, ignore_errors=True)
-        return Outcome(trials=trials, selections=selections, unselected=unselected)
+        outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
+        if not outcome.failed and not unselected:
+            stamp(self.layout, self.key)
+        return outcome
 
     def _find(self, trial: Trial) -> Known | None:
         result = self.layout.runs.result(trial.trial_id)

@@ -12,7 +12,7 @@ from ttl.search import results
 from ttl.units import magnitude
 
 if TYPE_CHECKING:
-    from ttl.sweep import Outcome
+    from ttl.search.outcome import Outcome
 
 Row = Mapping[str, Any]
 

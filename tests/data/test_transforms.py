@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import InterpolationMode, v2
 
-from ttl.data.transforms import Augmentation, ImageSteps, augment, draw, prepare
+from ttl.data.steps import ImageSteps
+from ttl.data.transforms import Augmentation, augment, draw, prepare
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = ImageSteps(mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3, interpolation="bilinear", resize=1.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dvc.cli import main as dvc_main
 
-from ttl.data.transforms import ImageSteps
+from ttl.data.steps import ImageSteps
 from ttl.release.description import DESCRIPTION, WEIGHTS, Description, OnnxFacts, sha256
 
 DVC_YAML = """\

@@ -6,7 +6,8 @@ import pytest
 
 from ttl.errors import ParamsError, SearchError
 from ttl.search.results import TRIALS_SCHEMA, leaderboard
-from ttl.search.selection import SelectionRule, pareto_front, select
+from ttl.search.rule import SelectionRule
+from ttl.search.selection import pareto_front, select
 
 PATIENTS = 150
 

@@ -7,21 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ttl.data.steps import ImageSteps
+
 RGB = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSteps:
-    """How a network wants its images.
-
-    `mean` and `std` are per channel, of pixels in [0, 1]. `resize` is the side before the centre crop, in
-    multiples of the image size.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    resize: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

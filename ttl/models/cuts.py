@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 from torch import nn
 
 from ttl.errors import ModelError
 from ttl.models.backbones import create
+from ttl.models.names import Granularity
 from ttl.models.order import trace
 
-Granularity = Literal["stage", "block"]
 GRANULARITIES: tuple[Granularity, ...] = ("stage", "block")
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from ttl.errors import ModelError
 from ttl.models.backbones import IMAGENET, RANDOM, load_backbone
 from ttl.models.cuts import list_cuts, replace_head, resolve, truncate
+from ttl.models.names import FULL
 from ttl.models.order import above
-
-FULL = "full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +57,14 @@ Build = Callable[[NetworkSpec], Network]
 class Strategy:
     """What happens below and above the cut.
 
-    `cuts` is false where there is no cut; `differs_at_top` says whether a cut with nothing above it gives
-    another network than the whole backbone.
+    `work` estimates the multiply-accumulates of training on one image, from those of the layers below the
+    cut and those above it; a backward pass costs two forward ones. `cuts` is false where there is no cut;
+    `differs_at_top` says whether a cut with nothing above it gives another network than the whole backbone.
     """
 
     title: str
     build: Build
+    work: Callable[[float, float], float]
     cuts: bool = True
     differs_at_top: bool = False
 
@@ -104,11 +105,22 @@ def _transfusion(spec: NetworkSpec) -> Network:
     return Network(net)
 
 
-STRATEGIES = {
-    "ftl": Strategy(title="full transfer learning", build=_full_transfer, cuts=False),
-    "ttl": Strategy(title="truncated transfer learning", build=_truncated),
-    "lwft": Strategy(title="layer-wise finetuning", build=_layer_wise_finetuning, differs_at_top=True),
-    "tf": Strategy(title="TransFusion", build=_transfusion),
+STRATEGIES: dict[str, Strategy] = {
+    "ftl": Strategy(
+        title="full transfer learning",
+        build=_full_transfer,
+        work=lambda low, high: 3 * (low + high),
+        cuts=False,
+    ),
+    "ttl": Strategy(title="truncated transfer learning", build=_truncated, work=lambda low, _: 3 * low),
+    "lwft": Strategy(
+        title="layer-wise finetuning",
+        build=_layer_wise_finetuning,
+        work=lambda low, high: low + 3 * high,
+        differs_at_top=True,
+    ),
+    # Layers half as wide at both ends have a quarter of the products.
+    "tf": Strategy(title="TransFusion", build=_transfusion, work=lambda low, high: 3 * (low + high / 4)),
 }
 """Peng et al., BMVC 2023, table 1; TransFusion after Raghu et al., NeurIPS 2019."""
 

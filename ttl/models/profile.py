@@ -7,6 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttl.models.backbones import create
+from ttl.models.names import Strategy
+from ttl.models.network import STRATEGIES
 from ttl.models.order import evaluating, trace
 
 PER_IMAGE = 10_000_000
@@ -20,12 +22,10 @@ class Profile:
     total: int
     below: dict[str, int]
 
-    def training_work(self, strategy: str, cut: str) -> float:
-        """Return the work of one image, forward and backward: a backward pass costs two forward ones."""
+    def training_work(self, strategy: Strategy, cut: str) -> float:
+        """Return the work of one image, forward and backward."""
         low = self.below.get(cut, self.total)
-        high = self.total - low
-        work = {"ttl": 3 * low, "lwft": low + 3 * high, "tf": 3 * (low + high / 4)}
-        return work.get(strategy, 3 * self.total) + PER_IMAGE
+        return STRATEGIES[strategy].work(low, self.total - low) + PER_IMAGE
 
 
 @lru_cache

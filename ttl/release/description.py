@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ttl.data.dataset import Task
 from ttl.data.images import Fit
-from ttl.data.transforms import ImageSteps
+from ttl.data.steps import ImageSteps
 from ttl.errors import ReleaseError
 
 FORMAT = 1

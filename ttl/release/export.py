@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ttl.data.dataset import PackedDataset
-from ttl.data.transforms import ImageSteps, prepare
+from ttl.data.steps import ImageSteps
+from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError, TrialError
 from ttl.release.card import write_card
 from ttl.release.description import CARD, DESCRIPTION, ONNX, WEIGHTS, Description, OnnxFacts, sha256

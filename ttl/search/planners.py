@@ -75,8 +75,6 @@ def planned(planner: Planner, space: Space, find: Callable[[Trial], Known | None
 
 
 def _near_best(series: Series, known: Results) -> list[Cut]:
-    if series.strategy == "ftl":
-        return []
     stages = [cut for cut in series.cuts("stage") if cut is not None]
     means = [_mean_auroc(series.at(cut), known) for cut in stages]
     if not any(math.isfinite(mean) for mean in means):

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ttl.errors import ParamsError, SearchError
+from ttl.errors import SearchError
 from ttl.evaluation.statistics import Interval, auroc, interval, metrics_at, paired_difference
 from ttl.search.results import MODEL
+from ttl.search.rule import SelectionRule
 from ttl.training.runs import COMPLETED
 
 Predictions = Callable[[str], pl.DataFrame]
@@ -20,29 +21,6 @@ Predictions = Callable[[str], pl.DataFrame]
 
 GROUP = [*MODEL, "source_sha256"]
 SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectionRule:
-    """A model is non-inferior if its AUROC's difference from the reference's surely exceeds −`margin`.
-
-    Surely: by the lower bound of the two-sided interval at `confidence`, from `resamples` bootstrap samples
-    of patients. (At 0.95, a one-sided test at 2.5 %, as is usual for non-inferiority: Piaggio et al., JAMA
-    2012.)
-    """
-
-    margin: float = 0.01
-    confidence: float = 0.95
-    resamples: int = 2000
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no rule."""
-        if not 0 <= self.margin < 0.5:
-            raise ParamsError(f"selection.margin is {self.margin}; it must be from 0 to under 0.5")
-        if not 0.5 <= self.confidence < 1:
-            raise ParamsError(f"selection.confidence is {self.confidence}; it must be from 0.5 to under 1")
-        if self.resamples < 200:
-            raise ParamsError(f"selection.resamples is {self.resamples}; it must be at least 200")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ttl.models.cuts import Cut
+from ttl.models.names import FULL, Granularity, Strategy
+from ttl.models.network import STRATEGIES
 from ttl.training.recipe import Recipe
-from ttl.training.trial import FULL, Granularity, Strategy, Trial
-
-SAME_AS_FULL: tuple[Strategy, ...] = ("ttl", "tf")
-"""Strategies that leave the whole backbone as it is where nothing lies above the cut."""
+from ttl.training.trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +64,11 @@ class Series:
 
     def cuts(self, granularity: Granularity) -> list[Cut | None]:
         """Return the cuts that make a network of their own, bottom to top; None is `full`."""
-        if self.strategy == "ftl":
+        strategy = STRATEGIES[self.strategy]
+        if not strategy.cuts:
             return [None]
         known = self.space.cuts[self.backbone, granularity]
-        return [cut for cut in known if not (cut.whole and self.strategy in SAME_AS_FULL)]
+        return [cut for cut in known if strategy.differs_at_top or not cut.whole]
 
     def at(self, cut: Cut | None) -> list[Trial]:
         """Return the trials at one cut, one a seed."""

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from ttl.data.dataset import PackedDataset
-from ttl.data.transforms import ImageSteps, augment, draw, prepare
+from ttl.data.steps import ImageSteps
+from ttl.data.transforms import augment, draw, prepare
 from ttl.errors import TrialError
 from ttl.evaluation.metrics import auroc, softmax, weighted_log_loss
 from ttl.models.backbones import preprocessing

@@ -4,16 +4,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ttl.errors import TrialError
+from ttl.models.names import FULL, Granularity, Strategy
 from ttl.training.recipe import Recipe
-
-Strategy = Literal["ftl", "ttl", "lwft", "tf"]
-Granularity = Literal["stage", "block"]
-
-FULL = "full"
-"""The cut of a network that is not cut."""
 
 TRAINING_VERSION = 1
 """Raised by hand with every change of code that can change a trial's result.
