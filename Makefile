@@ -28,8 +28,8 @@ demo: install ## the whole pipeline on synthetic images: prepare, sweep, select,
 	@echo "model:  models/phantom/    card: models/phantom/card.md"
 	@echo "report: reports/index.html"
 
-test: install ## the tests
-	python -m pytest
+test: install ## the tests, on two cores
+	python -m pytest --numprocesses 2 --dist worksteal
 
 check: install ## lint, format and types
 	ruff check .

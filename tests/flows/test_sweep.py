@@ -1,0 +1,111 @@
+"""Sweeps from the command line to the tables: real trainers, a real Prefect server, kills and failures."""
+
+import json
+import time
+
+import psutil
+
+from ttl.search.results import read_selections, read_trials
+
+TIMES = ("train_seconds", "latency_ms")
+
+
+def table(project):
+    return read_trials(project.folder / "results").drop(TIMES).sort("trial_id")
+
+
+def finished(project):
+    return {
+        path.parent.name: path.stat().st_mtime_ns for path in (project.folder / "runs").glob("*/result.json")
+    }
+
+
+def test_a_killed_sweep_goes_on_where_it_was_and_ends_as_an_uninterrupted_one(make_project):
+    killed, whole = make_project("killed"), make_project("whole")
+    process = killed.start("sweep")
+    below = psutil.Process(process.pid)
+    watched = []
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            watched = below.children(recursive=True)
+            process.kill()
+            break
+    process.wait()
+    assert watched, "the sweep ended before it was killed"
+    _, alive = psutil.wait_procs(watched, timeout=15)
+    assert not alive
+    before = finished(killed)
+    assert 1 <= len(before) < 8
+    status, output = killed.run("sweep")
+    assert status == 0, output
+    after = finished(killed)
+    assert before.items() <= after.items()
+    assert f"{8 - len(before)} trials to run" in output
+
+    status, output = whole.run("sweep")
+    assert status == 0, output
+    assert "ttl" in output
+    assert table(whole).height == 8
+    assert table(killed).equals(table(whole))
+    chosen = [read_selections(one.folder / "results")["toy"]["figures"] for one in (killed, whole)]
+    assert chosen[0] == chosen[1]
+    assert (whole.folder / "models" / "toy" / "model.safetensors").is_file()
+
+    # Asked for again, nothing is run, written or imported that takes long.
+    files = [path for name in ("results", "models", "runs") for path in (whole.folder / name).rglob("*")]
+    times = {path: path.stat().st_mtime_ns for path in files}
+    started = time.monotonic()
+    status, again = whole.run("sweep")
+    assert status == 0
+    assert time.monotonic() - started < 15
+    assert "selected" in again
+    assert {path: path.stat().st_mtime_ns for path in files} == times
+
+    # What is missing is made again from what has been trained.
+    (whole.folder / "models" / "toy" / "model.json").unlink()
+    status, _ = whole.run("sweep")
+    assert status == 0
+    assert (whole.folder / "models" / "toy" / "model.json").is_file()
+    assert finished(whole) == {
+        path.parent.name: value for path, value in times.items() if path.name == "result.json"
+    }
+
+
+def test_a_lost_strategy_is_said_and_makes_the_sweep_fail(make_project):
+    project = make_project(
+        recipe={"base": "fast", "epochs": 1, "batch_size": 16, "lr": 1e30}, strategies=["ttl"]
+    )
+    status, output = project.run("sweep")
+    assert status == 1
+    assert "every trial failed of: toy ttl" in output
+    assert "toy: no model was selected: no trial of strategy ftl was completed" in output
+    assert "the training loss is nan" in output
+    trials = read_trials(project.folder / "results")
+    assert trials["status"].to_list() == ["failed"] * trials.height
+    assert trials.height == 7
+    status, output = project.run("leaderboard", "--json")
+    assert status == 0
+    assert {row["failed"] for row in json.loads(output)} == {1}
+
+
+def test_options_add_to_the_tables_and_a_plain_sweep_writes_its_own(make_project):
+    project = make_project(strategies=["ftl"])
+    packed = project.folder / "data" / "packed"
+    info = json.loads((packed / "toy" / "dataset.json").read_text())
+    (packed / "toy").rename(packed / "other")
+    (packed / "other" / "dataset.json").write_text(json.dumps({**info, "name": "other"}))
+    text = (project.folder / "params.yaml").read_text()
+    (project.folder / "params.yaml").write_text(text.replace("toy:", "other:"))
+    assert project.run("sweep")[0] == 0
+    (packed / "toy").mkdir()
+    for path in (packed / "other").iterdir():
+        (packed / "toy" / path.name).write_bytes(path.read_bytes())
+    (packed / "toy" / "dataset.json").write_text(json.dumps(info))
+    (project.folder / "params.yaml").write_text(text)
+    status, output = project.run("sweep", "--dataset", "toy")
+    assert status == 0, output
+    names = sorted(set(read_trials(project.folder / "results")["dataset"]))
+    assert names == ["other", "toy"]
+    assert set(read_selections(project.folder / "results")) == {"other", "toy"}
+    assert project.run("sweep")[0] == 0
+    assert read_trials(project.folder / "results")["dataset"].unique().to_list() == ["toy"]

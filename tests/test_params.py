@@ -1,0 +1,49 @@
+"""`params.yaml`: what is refused, and by which words."""
+
+import pytest
+
+from ttl.errors import ParamsError
+from ttl.params import load_params
+
+GOOD = "prepare: {toy: {source: phantom, input: x}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sweep: {seeds: []}", "sweep.seeds is empty"),
+        ("sweep: {seeds: [1, 1]}", "each may stand there once"),
+        ("sweep: {seeds: [-1]}", "seed is not negative"),
+        ("sweep: {image_size: 8}", "image_size is 8; it must be at least 16"),
+        ("sweep: {strategies: [ttl, all]}", "all"),
+        ("sweep: {granularity: layer}", "layer"),
+        ("sweep: {recipe: slow}", "no recipe is called 'slow'"),
+        ("sweep: {recipe: {base: fast, epoch: 3}}", "no setting 'epoch'"),
+        ("sweep: {recipe: 3}", "must be a name or a mapping"),
+        ("sweep: {datasets: [other]}", "describes no dataset 'other'"),
+        ("sweep: {bakbones: [x]}", "bakbones"),
+        ("selection: {margin: 0.7}", "margin is 0.7"),
+        ("swep: {}", "section 'swep'"),
+        ("sweep: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(text, words, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD + text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert words in str(caught.value)
+
+
+def test_options_override_the_file_and_nothing_else(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD + "sweep: {seeds: [0, 1], image_size: 48}")
+    params = load_params(path, {"seeds": [7], "granularity": None})
+    assert (params.sweep.seeds, params.sweep.image_size, params.sweep.granularity) == ((7,), 48, "stage")
+    assert params.datasets == ("toy",)
+
+
+def test_a_folder_without_params_says_where_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match="run ttl in the project's folder"):
+        load_params()

@@ -1,0 +1,94 @@
+"""Promises that the repository makes as a whole: imports, DVC stages, pinned packages."""
+
+import ast
+import re
+from pathlib import Path
+from typing import get_args
+
+import yaml
+
+from ttl.models import names
+from ttl.models.network import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+ORDER = ["data", "models", "evaluation", "training", "search", "release"]
+ALLOWED_HOMES = {"dvc": "ttl/release/", "gto": "ttl/release/", "prefect": "flows/"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def modules():
+    return [path for folder in ("ttl", "flows") for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for path in (ROOT / "ttl").glob("*/**/*.py"):
+        own = ORDER.index(path.relative_to(ROOT / "ttl").parts[0])
+        for module in imported(path):
+            part = module.split(".")
+            if part[0] == "flows" or (part[0] == "ttl" and part[1:2] and part[1] in ORDER[own + 1 :]):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_each_outer_package_has_its_home():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules()
+        for module in imported(path)
+        if not path.relative_to(ROOT).as_posix().startswith(ALLOWED_HOMES.get(module.split(".")[0], ""))
+    ]
+    assert not wrong
+
+
+def test_strategies_have_one_set_of_names():
+    assert tuple(STRATEGIES) == get_args(names.Strategy)
+
+
+def test_what_stages_depend_on_exists():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    named = [one for stage in stages.values() for one in (stage.get("do") or stage)["deps"]]
+    code = [one for one in named if one.startswith(("ttl", "flows"))]
+    assert len(code) > 8
+    assert not [one for one in code if not (ROOT / one).exists()]
+
+
+def test_all_that_a_sweep_runs_is_what_its_stage_depends_on():
+    """A change of any module that the sweep's results can follow from must make DVC run it again."""
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["sweep"]
+    watched = [one for one in stage["deps"] if one.startswith("ttl")]
+    beside = {
+        "ttl/cli.py",
+        "ttl/tables.py",
+        "ttl/errors.py",
+        "ttl/layout.py",
+        "ttl/params.py",
+        "ttl/units.py",
+    }
+    beside |= {"ttl/__init__.py", "ttl/processes.py"}
+    for path in (ROOT / "ttl").rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        if name in beside or name.startswith(("ttl/data/", "ttl/release/")):
+            continue
+        assert any(name == one or name.startswith(f"{one}/") for one in watched), name
+
+
+def test_every_pin_has_its_hash_and_no_host():
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    pins = re.findall(r"^[a-z0-9._-]+==[^\n]*\\\n\s+--hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
+    assert len(pins) == len(re.findall(r"^[a-z0-9._-]+==", text, re.MULTILINE)) > 100
+
+
+def test_the_readme_describes_folders_that_exist():
+    house = (ROOT / "README.md").read_text().partition("## The house")[2]
+    paths = re.findall(r"^((?:ttl|flows|tests|infra)/\S*)", house, re.MULTILINE)
+    assert len(paths) >= 9
+    assert all((ROOT / path).exists() for path in paths)
