@@ -115,6 +115,13 @@ def test_a_spreadsheets_byte_order_mark_is_no_column_name(source, tmp_path):
     assert len(load(source, tmp_path).samples) == COUNT
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_images_in_another_folder_than_was_said_are_one_error(source, tmp_path, archived):
+    path = zipped(source, tmp_path / "all.zip") if archived else source
+    with pytest.raises(DataError, match=r"none of its 40 images is there; .*films/i0\.png.*options\.images"):
+        load(path, tmp_path, images="films")
+
+
 BAD = {
     "absent": ("gone.png,ill", "line 42: gone.png: the image is missing"),
     "outside": ("../secret.png,ill", r"line 42: ../secret.png points outside"),

@@ -91,7 +91,7 @@ def verify(path: Path, accepted: tuple[str, ...], *, where: str) -> None:
         kind = accepted[-1].partition(":")[0]
         raise DataError(
             f"{where} has {digest(path, kind)}; expected is {' or '.join(accepted)}. The file is damaged or "
-            f"not the published one; if you trust it, set accept_checksum: {digest(path, 'sha256')}"
+            f"not the published one; if you trust it, set options.accept_checksum: {digest(path, 'sha256')}"
         )
 
 

@@ -77,6 +77,7 @@ def open_folder(request: Request) -> Contents:
         raise DataError(f"the input {path} does not exist; give a folder or a zip file")
     table = f"{path}/{options.table}"
     rows, repeated, columns = read_table(text, table)
+    _check_place(path, rows, options.images, table)
     classes = options.classes or tuple(sorted({row.label for row in rows if row.label}))
     if len(classes) < 2:
         raise DataError(
@@ -101,6 +102,22 @@ def open_folder(request: Request) -> Contents:
         notes=tuple(notes),
         fit=options.fit,
     )
+
+
+def _check_place(path: Path, rows: list[Row], images: str, table: str) -> None:
+    """Raise one error, not one a row, where the images lie in another folder than was said."""
+    names = [str(PurePosixPath(images, row.image)) for row in rows if row.problem is None]
+    if path.is_dir():
+        found = any((path / name).is_file() for name in names)
+    else:
+        with open_zip(path) as archive:
+            found = not set(names).isdisjoint(archive.namelist())
+    if names and not found:
+        raise DataError(
+            f"{table}: none of its {len(names)} images is there; the first would be {path}/{names[0]}. "
+            f"options.images is {images!r}: it names the folder within the input that the column `image` "
+            "starts from"
+        )
 
 
 def _samples(
