@@ -79,14 +79,16 @@ def predictions(rows: Sequence[Row]) -> Table:
 def releases(rows: Sequence[Row]) -> Table:
     """Return the table of `ttl models`."""
     table = _table("release", "stages", "network", "parameters", "when", "by")
+    for column in table.columns[1:]:
+        column.no_wrap = False
     for row in rows:
         table.add_row(
             row["tag"],
             ", ".join(row["stages"]),
             row["network"],
             magnitude(row["params"]),
-            f"{row['when']:%Y-%m-%d %H:%M}",
-            row["author"],
+            f"{row['when']:%Y-%m-%d}",
+            row["author"].partition(" <")[0],
         )
     if not rows:
         table.caption = "no releases yet: `ttl release DATASET` makes one"
