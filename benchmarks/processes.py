@@ -14,7 +14,9 @@ from rich.table import Table
 
 from ttl.data.dataset import PackedDataset
 from ttl.layout import Layout
+from ttl.models.backbones import weights_sha256
 from ttl.models.names import FULL
+from ttl.models.weights import IMAGENET
 from ttl.training.launch import find_slots, run_job
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
@@ -39,6 +41,7 @@ def main(
                 dataset=dataset,
                 revision=packed.revision,
                 backbone=backbone,
+                source_sha256=weights_sha256(backbone, IMAGENET),
                 strategy="ftl" if cut == FULL else "ttl",
                 cut=cut,
                 recipe=make_recipe({"base": "fast", "epochs": epochs}),

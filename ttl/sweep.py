@@ -24,7 +24,7 @@ from ttl.search.outcome import Outcome, fingerprint, stamp
 from ttl.search.packs import pack
 from ttl.search.planners import Known, find_planner, planned
 from ttl.search.selection import select
-from ttl.search.space import Space, WeightsSource
+from ttl.search.space import Space
 from ttl.training.launch import Slot, find_slots
 from ttl.training.runs import FAILED, Runs
 from ttl.training.trial import Trial
@@ -140,7 +140,7 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
     return Space(
         datasets={name: dataset.revision for name, dataset in datasets.items()},
         backbones=sweep.backbones,
-        sources=tuple(WeightsSource(name=name, sha256=weights_sha256(name)) for name in sweep.sources),
+        sources=sweep.sources,
         strategies=sweep.strategies,
         granularity=sweep.granularity,
         seeds=sweep.seeds,
@@ -148,6 +148,11 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
         image_size=sweep.image_size,
         processes=sweep.processes,
         cuts=cuts,
+        weights={
+            (backbone, source): weights_sha256(backbone, source)
+            for backbone in sweep.backbones
+            for source in sweep.sources
+        },
     )
 
 

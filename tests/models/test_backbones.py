@@ -1,11 +1,13 @@
 """Where pretrained weights come from, and what is said when they do not."""
 
+import fsspec
 import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ttl.errors import ModelError
+from ttl.models import backbones
 from ttl.models.backbones import create, load_backbone, preprocessing, weights_sha256
 
 
@@ -36,7 +38,46 @@ def test_a_file_and_a_mirror_give_the_same_weights(suffix, tmp_path, monkeypatch
     monkeypatch.setenv("TTL_WEIGHTS_MIRROR", str(tmp_path))
     from_mirror = load_backbone("resnet18", "imagenet", 64).state_dict()
     assert all(torch.equal(from_file[n], state[n]) and torch.equal(from_mirror[n], state[n]) for n in state)
-    assert len(weights_sha256(str(path))) == 64
+    assert len(weights_sha256("resnet18", str(path))) == 64
+    assert weights_sha256("resnet18", str(path)) == weights_sha256("resnet18", "imagenet")
+
+
+def test_the_hash_of_weights_follows_their_content_and_not_their_place(tmp_path, monkeypatch):
+    packaged = weights_sha256("efficientnet_lite0", "imagenet")
+    monkeypatch.setenv("TTL_WEIGHTS_MIRROR", str(tmp_path))
+    assert weights_sha256("efficientnet_lite0", "imagenet") == packaged
+    save_file(create("efficientnet_lite0").state_dict(), tmp_path / "efficientnet_lite0.safetensors")
+    mirrored = weights_sha256("efficientnet_lite0", "imagenet")
+    assert len({packaged, mirrored, weights_sha256("efficientnet_lite0", "random")}) == 3
+
+
+def test_a_file_replaced_in_a_mirrored_bucket_is_fetched_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("TTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TTL_WEIGHTS_MIRROR", "memory://weights")
+    bucket = fsspec.filesystem("memory")
+    hashes = set()
+    for content in (b"one", b"another"):
+        bucket.pipe("/weights/resnet18.safetensors", content)
+        hashes |= {weights_sha256("resnet18", "imagenet"), weights_sha256("resnet18", "imagenet")}
+    assert len(hashes) == 2
+
+
+def test_the_hubs_weights_are_known_by_their_tensors(monkeypatch):
+    made = []
+
+    def create_model(name, *, pretrained, **_):
+        made.append(name)
+        torch.manual_seed(len(made))
+        return timm_create(name, pretrained=False)
+
+    timm_create = backbones.timm.create_model
+    monkeypatch.setattr(backbones.timm, "create_model", create_model)
+    first = weights_sha256("resnet10t", "imagenet")
+    assert weights_sha256("resnet10t", "imagenet") == first
+    assert made == ["resnet10t"]
+    backbones._hub_sha256.cache_clear()
+    assert weights_sha256("resnet10t", "imagenet") != first
+    backbones._hub_sha256.cache_clear()
 
 
 def test_a_missing_or_foreign_file_is_named(tmp_path):

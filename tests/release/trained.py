@@ -51,7 +51,7 @@ def make(root: Path) -> Trained:
         "revision": dataset.revision,
         "backbone": "efficientnet_lite0",
         "source": str(source),
-        "source_sha256": weights_sha256(str(source)),
+        "source_sha256": weights_sha256("efficientnet_lite0", str(source)),
         "image_size": 32,
         "seed": 0,
         "recipe": make_recipe({"base": "fast", "epochs": 1, "batch_size": 16, "resize": 1.25}),

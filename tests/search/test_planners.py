@@ -7,7 +7,7 @@ import pytest
 from ttl.errors import SearchError
 from ttl.models.cuts import Cut
 from ttl.search.planners import Known, exhaustive, find_planner, planned, two_stage
-from ttl.search.space import Space, WeightsSource
+from ttl.search.space import Space
 from ttl.training.recipe import RECIPES
 
 STAGES = ("s0", "s1", "s2", "s3")
@@ -18,7 +18,8 @@ def make_space(**changes):
     values = {
         "datasets": {"d": "r"},
         "backbones": ("net",),
-        "sources": (WeightsSource(name="imagenet"),),
+        "sources": ("imagenet",),
+        "weights": {("net", "imagenet"): "0" * 64},
         "strategies": ("ftl", "ttl", "lwft", "tf"),
         "granularity": "stage",
         "seeds": (0, 1),

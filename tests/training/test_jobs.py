@@ -5,6 +5,7 @@ import polars as pl
 import psutil
 import pytest
 
+from ttl.models.backbones import weights_sha256
 from ttl.training.launch import find_slots, run_job
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
@@ -18,6 +19,7 @@ def make_trial(toy, **changes):
         "dataset": "toy",
         "revision": toy.revision,
         "backbone": "efficientnet_lite0",
+        "source_sha256": weights_sha256("efficientnet_lite0", "imagenet"),
         "strategy": "ttl",
         "cut": "blocks.1",
         "recipe": RECIPE,

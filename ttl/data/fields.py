@@ -65,7 +65,7 @@ def convert(value: object, hint: Any, where: str) -> Any:
         raise ParamsError(f"{where} is {value!r}; it must be one of: {', '.join(map(str, arguments))}")
     if origin is not Literal and hint is not Any:
         _check_plain(value, hint, where)
-    return value
+    return float(value) if hint is float else value  # type: ignore[arg-type]
 
 
 def _check_plain(value: object, hint: type, where: str) -> None:

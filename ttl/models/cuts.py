@@ -41,10 +41,10 @@ def list_cuts(backbone: str, granularity: Granularity) -> tuple[Cut, ...]:
     where timm has a feature point there, and every block. A network without stages, such as a ViT, has a
     stage cut at each quarter of its blocks.
     """
-    stages, blocks, channels, last = _layout(backbone)
+    stages, blocks, channels, whole = _layout(backbone)
     names = stages if granularity == "stage" else blocks
     return tuple(
-        Cut(name=name, index=index, granularity=granularity, channels=channels[name], whole=name == last)
+        Cut(name=name, index=index, granularity=granularity, channels=channels[name], whole=name in whole)
         for index, name in enumerate(names)
     )
 
@@ -66,8 +66,8 @@ def resolve(backbone: str, name: str) -> str:
 
 
 @lru_cache
-def _layout(backbone: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, int], str]:
-    """Return names of stage cuts, names of block cuts, the width at each, and the last cut if it is whole."""
+def _layout(backbone: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, int], frozenset[str]]:
+    """Return names of stage cuts, names of block cuts, the width at each, and the cuts that are whole."""
     model = create(backbone)
     modules = dict(model.named_modules())
     config: Any = timm.get_pretrained_cfg(backbone)
@@ -96,8 +96,8 @@ def _layout(backbone: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, 
         if run.start > end and any(p.ndim > 1 for p in modules[name].parameters(recurse=False))
     ]
     classifier = {name for name, module in modules.items() if module is _classifier(model)}
-    whole = not set(weighted) - classifier
-    return tuple(stages), tuple(blocks), channels, stages[-1] if whole else ""
+    whole = frozenset() if set(weighted) - classifier else frozenset({stages[-1], blocks[-1]})
+    return tuple(stages), tuple(blocks), channels, whole
 
 
 def truncate(model: nn.Module, cut: str, num_classes: int, image_size: int) -> None:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ttl.errors import ModelError
-from ttl.models.backbones import IMAGENET, RANDOM, load_backbone
-from ttl.models.cuts import list_cuts, replace_head, resolve, truncate
+from ttl.models.backbones import load_backbone
+from ttl.models.cuts import GRANULARITIES, list_cuts, replace_head, resolve, truncate
 from ttl.models.names import FULL
 from ttl.models.order import above
+from ttl.models.weights import IMAGENET, RANDOM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,4 +155,8 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = True, seed: int = 0) 
 
 
 def _is_whole(backbone: str, cut: str) -> bool:
-    return any(known.whole and known.name == cut for known in list_cuts(backbone, "stage"))
+    return any(
+        known.whole and known.name == cut
+        for granularity in GRANULARITIES
+        for known in list_cuts(backbone, granularity)
+    )

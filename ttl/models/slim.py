@@ -5,6 +5,7 @@ convolutions. Where a residual stream crosses the cut, a pointwise projection ca
 width to the half.
 """
 
+import math
 from typing import Any, cast
 
 import torch
@@ -121,7 +122,9 @@ def _slim_transformer(model: Any, backbone: str, cut: str, num_classes: int, ima
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # He et al., ICCV 2015, by fan-out; torch's own function takes no account of groups.
+        fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     elif isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     else:

@@ -13,6 +13,7 @@ import polars as pl
 import ttl
 from ttl.data.dataset import PackedDataset
 from ttl.layout import Layout
+from ttl.models.weights import locate
 from ttl.params import Params
 from ttl.search import results
 from ttl.training.runs import FAILED, RESULT
@@ -58,7 +59,10 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
         for path in sorted(package.rglob("*"))
         if path.suffix in (".py", ".j2", ".css", ".js")
     ]
-    weights = [Path(source) for source in params.sweep.sources if Path(source).is_file()]
+    places = [
+        locate(backbone, source) for backbone in params.sweep.backbones for source in params.sweep.sources
+    ]
+    weights = [place.path for place in places if place.path]
     known = {
         "sweep": {**asdict(params.sweep), "slots": None} | {"recipe": asdict(params.sweep.made_recipe())},
         "selection": asdict(params.selection),

@@ -11,24 +11,16 @@ from ttl.training.trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsSource:
-    """Where pretrained weights come from: `imagenet`, `random`, or a file with its SHA-256."""
-
-    name: str
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """The factors of a sweep, as plain values.
 
     `datasets` are revisions by name. `cuts` are all cuts of a backbone, by backbone and granularity, from the
-    bottom to the top.
+    bottom to the top. `weights` are the SHA-256 of pretrained weights, by backbone and source.
     """
 
     datasets: Mapping[str, str]
     backbones: tuple[str, ...]
-    sources: tuple[WeightsSource, ...]
+    sources: tuple[str, ...]
     strategies: tuple[Strategy, ...]
     granularity: Granularity
     seeds: tuple[int, ...]
@@ -36,6 +28,7 @@ class Space:
     image_size: int
     processes: int
     cuts: Mapping[tuple[str, Granularity], tuple[Cut, ...]]
+    weights: Mapping[tuple[str, str], str]
 
     def series(self) -> "Iterator[Series]":
         """Yield each dataset × backbone × source × strategy: a cut is searched within one of these."""
@@ -55,7 +48,7 @@ class Series:
     space: Space
     dataset: str
     backbone: str
-    source: WeightsSource
+    source: str
     strategy: Strategy
 
     def trials(self, granularity: Granularity) -> list[Trial]:
@@ -83,8 +76,8 @@ class Series:
                     "dataset": self.dataset,
                     "revision": self.space.datasets[self.dataset],
                     "backbone": self.backbone,
-                    "source": self.source.name,
-                    "source_sha256": self.source.sha256,
+                    "source": self.source,
+                    "source_sha256": self.space.weights[self.backbone, self.source],
                     "strategy": self.strategy,
                     "recipe": _plain(self.space.recipe),
                     "image_size": self.space.image_size,

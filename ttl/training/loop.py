@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -23,7 +23,7 @@ from ttl.data.steps import ImageSteps
 from ttl.data.transforms import augment, draw, prepare
 from ttl.errors import TrialError
 from ttl.evaluation.metrics import auroc, softmax, weighted_log_loss
-from ttl.models.backbones import preprocessing
+from ttl.models.backbones import preprocessing, weights_sha256
 from ttl.models.network import Network, NetworkSpec, build_network
 from ttl.training.batches import (
     PADDING,
@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 """Images a process scores at once; results do not depend on it."""
+
+FIRST_SCALE = 65536.0
+"""The loss scale that training in fp16 starts with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +89,11 @@ def image_steps(trial: Trial) -> ImageSteps:
 def make_accelerator(precision: str, *, cpu: bool) -> Accelerator:
     """Return the accelerator of a job: its processes, device and precision."""
     # Every parameter that asks for a gradient gets one, so DDP need not look for those that do not.
-    handler = DistributedDataParallelKwargs(find_unused_parameters=False)
-    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[handler])
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=False),
+        GradScalerKwargs(init_scale=FIRST_SCALE),
+    ]
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers)
 
 
 class Trainer:
@@ -110,6 +116,8 @@ class Trainer:
         self.labels = dataset.samples["label"].to_numpy()
         self.train_indices = dataset.indices("train")
         check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, world=self.world)
+        _check_weights(trial)
+        _reset_scaler(accelerator)
         classes = len(dataset.info.classes)
         self.weights = class_weights(
             self.labels[self.train_indices], classes, weighted=self.recipe.class_weights
@@ -316,6 +324,23 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
+
+
+def _check_weights(trial: Trial) -> None:
+    found = weights_sha256(trial.backbone, trial.source)
+    if found != trial.source_sha256:
+        raise TrialError(
+            f"the weights {trial.source} of {trial.backbone} are not those that the trial was planned with "
+            f"(SHA-256 {found[:12] or 'none'}, planned {trial.source_sha256[:12] or 'none'}): the file or "
+            "the mirror has changed; run the sweep again"
+        )
+
+
+def _reset_scaler(accelerator: Accelerator) -> None:
+    """Start with the first loss scale: one scaler serves all trials of a job, and keeps the last one's."""
+    if accelerator.scaler is not None:
+        state = accelerator.scaler.state_dict()
+        accelerator.scaler.load_state_dict({**state, "scale": FIRST_SCALE, "_growth_tracker": 0})
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -2,15 +2,23 @@
 
 import dataclasses
 import math
+import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ttl.data.fields import convert
 from ttl.errors import ParamsError
 
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["plateau", "one-cycle"]
 Criterion = Literal["val_loss", "val_auroc"]
 Precision = Literal["no", "bf16", "fp16"]
+
+SCHEDULES: dict[Schedule, set[str]] = {
+    "plateau": {"plateau_patience", "plateau_factor", "min_lr"},
+    "one-cycle": {"warmup"},
+}
+"""The settings that belong to one schedule alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +30,7 @@ class Recipe:
     `resize` is the side, in multiples of the image size, to which validation images are resized before
     the centre crop (256/224 in the paper).
     `criterion` chooses the epoch whose weights are kept, on validation data.
-    `plateau_patience`, `plateau_factor` and `min_lr` belong to the `plateau` schedule alone.
+    `SCHEDULES` says which settings belong to one schedule alone.
     """
 
     name: str
@@ -99,15 +107,17 @@ def make_recipe(setting: str | dict[str, Any]) -> Recipe:
     if base not in RECIPES:
         raise ParamsError(f"no recipe is called {base!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[base]
-    known = {field.name: type(getattr(recipe, field.name)) for field in dataclasses.fields(Recipe)}
+    hints = typing.get_type_hints(Recipe)
     for field, value in changes.items():
-        if field == "name" or field not in known:
+        if field == "name" or field not in hints:
             raise ParamsError(
-                f"a recipe has no setting {field!r}; it has: {', '.join(sorted(set(known) - {'name'}))}"
+                f"a recipe has no setting {field!r}; it has: {', '.join(sorted(set(hints) - {'name'}))}"
             )
-        accepted = (int, float) if known[field] is float else (known[field],)
-        if not isinstance(value, accepted) or (isinstance(value, bool) and known[field] is not bool):
-            raise ParamsError(f"recipe setting {field} is {value!r}; it must be a {known[field].__name__}")
+        changes[field] = convert(value, hints[field], f"recipe setting {field}")
+    schedule = changes.get("schedule", recipe.schedule)
+    for other, settings in SCHEDULES.items():
+        if other != schedule and (idle := sorted(settings & set(changes))):
+            raise ParamsError(f"recipe setting {idle[0]} belongs to the schedule {other}, not to {schedule}")
     changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
     if not changes:
         return recipe

@@ -10,7 +10,7 @@ from ttl.errors import TrialError
 from ttl.models.names import FULL, Granularity, Strategy
 from ttl.training.recipe import Recipe
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Raised by hand with every change of code that can change a trial's result.
 
 It is part of each trial's identity, so that results of before are not taken for results of after.
@@ -25,8 +25,8 @@ DESCRIPTIVE = {"cut_index", "granularity"}
 class Trial:
     """One dataset × backbone × source × strategy × cut × recipe × seed.
 
-    `source` is `imagenet`, `random` or the path of a weights file, whose SHA-256 is `source_sha256`: the
-    identity of a file is its content, wherever it lies.
+    `source` is `imagenet`, `random` or the path of a weights file; `source_sha256` is of the weights
+    themselves: their content is what counts, wherever they lie.
     `cut_index` counts the cuts of this granularity from the bottom; it is -1 for `full`.
     `processes` is part of the identity since batch norm sees each process's share of the batch alone.
     """
