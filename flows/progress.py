@@ -79,9 +79,9 @@ class Display:
             self.progress.update(
                 self.total, description="trials", total=len(self.trials), completed=self.done
             )
-            many = "s" if len(slots) > 1 else ""
+            many, trial_s = "s" if len(slots) > 1 else "", "trials" if len(trials) > 1 else "trial"
             self.console.print(
-                f"{len(trials)} trials to run on {len(slots)} slot{many} "
+                f"{len(trials)} {trial_s} to run on {len(slots)} slot{many} "
                 f"({', '.join(slot.name for slot in slots)}); starting the trainers takes a while",
                 highlight=False,
             )
@@ -93,6 +93,9 @@ class Display:
             if slot.name not in self.lines:
                 self.lines[slot.name] = self.progress.add_task(slot.name, total=None)
             line = self.lines[slot.name]
+            if event.kind == "message":
+                self.console.print(f"{slot.name}: {trial.label}: {event.text}", highlight=False, markup=False)
+                return
             if event.kind == "started":
                 self.started[event.trial_id] = time.monotonic()
             if event.kind in ("started", "epoch"):

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -49,7 +51,7 @@ def data_list(as_json: Json = False) -> None:
         row: dict[str, Any] = {"dataset": name, "source": spec.source, "packed": False}
         if (layout.datasets / name / INFO).is_file():
             packed = PackedDataset.open(layout.datasets / name)
-            row |= {"packed": True, "revision": packed.revision, **packed.info.to_dict()}
+            row = {**packed.info.to_dict(), **row, "packed": True, "revision": packed.revision}
         rows.append(row)
     _print(rows, tables.datasets(rows), as_json)
 
@@ -182,12 +184,12 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         "granularity": granularity,
         "planner": planner,
         "seeds": seed,
-        "recipe": yaml.safe_load(recipe) if recipe else None,
+        "recipe": _recipe(recipe),
         "image_size": image_size,
         "processes": processes,
         "slots": slots,
     }
-    overrides = {name: value for name, value in overrides.items() if value}
+    overrides = {name: value for name, value in overrides.items() if value is not None and value != []}
     layout, params, merge = Layout(root=Path.cwd()), load_params(FILE, overrides), bool(overrides)
     outcome = current(params, layout, fingerprint(params, layout, merge=merge))
     if outcome is None:
@@ -217,9 +219,11 @@ def leaderboard(
     if dataset:
         board = board.filter(pl.col("dataset").is_in(dataset))
     if as_json:
-        _print(board.to_dicts(), None, as_json)
+        known = results.read_entries(folder)
+        rows = [{**row, "synthetic": known[row["dataset"]]["data"]["synthetic"]} for row in board.to_dicts()]
+        _print(rows, None, as_json)
     else:
-        tables.print_leaderboard(console, board, results.read_selections(folder))
+        tables.print_leaderboard(console, board, results.read_entries(folder))
 
 
 @app.command()
@@ -251,7 +255,12 @@ def predict(
     loaded = load_model(resolve_model(model, Path.cwd()), engine=engine)  # type: ignore[arg-type]
     found = run(loaded, images)
     rows = [
-        {"image": str(one.image), "predicted": one.predicted, "probabilities": dict(one.probabilities)}
+        {
+            "image": str(one.image),
+            "predicted": one.predicted,
+            "probabilities": dict(one.probabilities),
+            "synthetic": loaded.description.synthetic,
+        }
         for one in found
     ]
     _print(rows, tables.predictions(rows), as_json)
@@ -320,11 +329,20 @@ def _run_flow(overrides: dict[str, Any], layout: Any) -> Any:
         from flows.progress import Display
         from flows.sweep import LISTENER, ttl_sweep
 
-        with Display(console) as display:
+        with Display(console) as display, ThreadPoolExecutor(1, "flow") as aside:
             LISTENER.set(display)
-            ttl_sweep(**overrides)
+            # Not in this thread: there Prefect would take the signals, and wait until all jobs have ended.
+            context = copy_context()
+            aside.submit(lambda: context.run(lambda: ttl_sweep(**overrides))).result()
     assert display.outcome is not None
     return display.outcome
+
+
+def _recipe(text: str | None) -> Any:
+    try:
+        return None if text is None else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"--recipe {text!r} is not valid YAML: {error}") from error
 
 
 def _print(values: Any, table: Any, as_json: bool) -> None:

@@ -5,11 +5,13 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from filelock import FileLock
 
 from ttl.data.dataset import PackedDataset
 from ttl.errors import SearchError, TTLError
@@ -20,7 +22,7 @@ from ttl.models.names import Granularity
 from ttl.models.profile import profile
 from ttl.params import Params
 from ttl.search import results
-from ttl.search.outcome import Outcome, fingerprint, stamp
+from ttl.search.outcome import Outcome, fingerprint, stamp, unstamp
 from ttl.search.packs import pack
 from ttl.search.planners import Known, find_planner, planned
 from ttl.search.selection import select
@@ -78,10 +80,18 @@ class Sweep:
         return pack(trials, weights, slots)
 
     def finish(self) -> Outcome:
-        """Write the tables, select, and export the selected models."""
+        """Write the tables, select, and export the selected models.
+
+        The model of a dataset without a selection stays as an earlier sweep left it.
+        """
+        with self._alone():
+            return self._finish()
+
+    def _finish(self) -> Outcome:
         runs = self.layout.runs
         trials = results.collect(planned(self.planner, self.space, self._find), runs)
-        selections, unselected = {}, {}
+        selections: dict[str, Any] = {}
+        unselected: dict[str, str] = {}
         for name, dataset in self.datasets.items():
             try:
                 chosen = select(
@@ -91,17 +101,26 @@ class Sweep:
                 unselected[name] = str(error)
                 continue
             selections[name] = {"data": describe(dataset), **chosen}
-        self._write(trials, selections)
-        for name in self.datasets:
-            if name in selections:
-                _export(selections[name], runs, self.datasets[name], self.layout.models)
-            else:
-                # A model of before would be taken for this sweep's.
-                shutil.rmtree(self.layout.models / name, ignore_errors=True)
+        unstamp(self.layout)
+        left_out = {
+            name: {"unselected": reason, "data": describe(self.datasets[name])}
+            for name, reason in unselected.items()
+        }
+        self._write(trials, selections | left_out)
+        for name, selection in selections.items():
+            _export(selection, runs, self.datasets[name], self.layout.models)
         outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
         if not outcome.failed and not unselected:
             stamp(self.layout, self.key)
         return outcome
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other sweeps' ends from the tables and models meanwhile."""
+        locks = self.layout.runs.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / "results.lock"):
+            yield
 
     def _find(self, trial: Trial) -> Known | None:
         result = self.layout.runs.result(trial.trial_id)
@@ -109,19 +128,16 @@ class Sweep:
             return None
         return Known(status=result["status"], val_auroc=result.get("val_auroc"))
 
-    def _write(self, trials: pl.DataFrame, selections: dict[str, Any]) -> None:
+    def _write(self, trials: pl.DataFrame, entries: dict[str, Any]) -> None:
         runs, folder = self.layout.runs, self.layout.results
         history = results.histories(trials, runs)
-        everything = dict(selections)
         if self.merge and (folder / results.TRIALS).is_file():
             others = results.read_trials(folder).filter(~pl.col("dataset").is_in(list(self.datasets)))
             kept = results.read_history(folder).filter(pl.col("trial_id").is_in(others["trial_id"].implode()))
             trials, history = pl.concat([others, trials]), pl.concat([kept, history])
-            before = results.read_selections(folder)
-            everything = {
-                name: value for name, value in before.items() if name not in self.datasets
-            } | selections
-        results.write(folder, trials, history, everything)
+            before = results.read_entries(folder)
+            entries = {name: one for name, one in before.items() if name not in self.datasets} | entries
+        results.write(folder, trials, history, entries)
 
     def _work(self, trial: Trial) -> float:
         found = profile(trial.backbone, trial.image_size)

@@ -29,6 +29,7 @@ def spread(mean: float | None, deviation: float | None) -> str:
 def datasets(rows: Sequence[Row]) -> Table:
     """Return the table of `ttl data list`."""
     table = _table("dataset", "source", "task", "classes", "train", "val", "test", "revision")
+    table.columns[3].no_wrap = False
     for row in rows:
         if not row["packed"]:
             table.add_row(row["dataset"], row["source"], "[dim]not packed yet[/]", *[""] * 5)
@@ -95,15 +96,19 @@ def releases(rows: Sequence[Row]) -> Table:
     return table
 
 
-def print_leaderboard(console: Console, board: pl.DataFrame, selections: Mapping[str, Any]) -> None:
-    """Print a table for each dataset; the selected model and the reference are marked."""
+def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[str, Any]) -> None:
+    """Print a table for each dataset; the selected model and the reference are marked.
+
+    `entries` are those of `selection.json`.
+    """
     for dataset in board["dataset"].unique(maintain_order=True):
         rows = board.filter(pl.col("dataset") == dataset)
-        selection = selections.get(dataset)
-        synthetic = " — SYNTHETIC images" if selection and selection["data"]["synthetic"] else ""
-        several = rows["backbone"].n_unique() > 1
+        entry = entries.get(dataset, {})
+        selection = None if "unselected" in entry else entry or None
+        synthetic = " — SYNTHETIC images" if entry and entry["data"]["synthetic"] else ""
+        factors = [name for name in ("backbone", "source") if rows[name].n_unique() > 1]
         table = _table(
-            *(["backbone"] if several else []),
+            *factors,
             "strategy",
             "cut",
             "parameters",
@@ -118,7 +123,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, selections: Mapping
             mark, style = _mark(row, selection)
             failed = f" ({row['failed']} failed)" if row["failed"] else ""
             table.add_row(
-                *([row["backbone"]] if several else []),
+                *[row[name] for name in factors],
                 row["strategy"],
                 row["cut"],
                 magnitude(row["params"]),
@@ -156,12 +161,14 @@ def verdict(dataset: str, selection: Mapping[str, Any]) -> str:
 
 def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
     """Print what a sweep has come to: the leaderboard, the failures, and where things lie."""
-    print_leaderboard(console, results.leaderboard(outcome.trials), outcome.selections)
+    print_leaderboard(console, results.leaderboard(outcome.trials), results.read_entries(layout.results))
     for dataset, reason in outcome.unselected.items():
         console.print(f"[red]{dataset}: no model was selected: {reason}[/]", highlight=False, soft_wrap=True)
+        if (layout.models / dataset).exists():
+            console.print(f"models/{dataset} is an earlier sweep's; it stays", highlight=False)
     if outcome.failed:
         count = f"{outcome.failed} of {outcome.trials.height} trials failed"
-        console.print(f"[red]{count}; they are tried again when the sweep is asked for again[/]")
+        console.print(f"[red]{count}; `ttl sweep` tries them again[/]")
         reasons = outcome.trials.filter(pl.col("status") == "failed").group_by("error").len()
         for error, many in reasons.sort("len", descending=True).iter_rows():
             console.print(f"  {many} × {error}", highlight=False, markup=False, soft_wrap=True)

@@ -61,6 +61,13 @@ def test_a_killed_sweep_goes_on_where_it_was_and_ends_as_an_uninterrupted_one(ma
     assert "selected" in again
     assert {path: path.stat().st_mtime_ns for path in files} == times
 
+    # Tables of another sweep, though this one's stamp should lie beside them, are not taken for its own.
+    board = whole.folder / "results" / "leaderboard.csv"
+    text = board.read_text()
+    board.write_text(text.replace("fast", "paper"))
+    assert whole.run("sweep")[0] == 0
+    assert board.read_text() == text
+
     # What is missing is made again from what has been trained.
     (whole.folder / "models" / "toy" / "model.json").unlink()
     status, _ = whole.run("sweep")
@@ -71,14 +78,34 @@ def test_a_killed_sweep_goes_on_where_it_was_and_ends_as_an_uninterrupted_one(ma
     }
 
 
+def test_a_sweep_that_is_told_to_stop_stops_at_once_and_leaves_nothing(make_project):
+    project = make_project(recipe={"base": "fast", "epochs": 500, "batch_size": 16}, strategies=["ftl"])
+    process = project.start("sweep")
+    output = process.stdout.readline()
+    assert "1 trial to run" in output
+    watched = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == 128 + 15
+    assert "the same command goes on from there" in output
+    _, alive = psutil.wait_procs(watched, timeout=15)
+    assert not alive
+    assert not finished(project)
+
+
 def test_a_lost_strategy_is_said_and_makes_the_sweep_fail(make_project):
     project = make_project(
         recipe={"base": "fast", "epochs": 1, "batch_size": 16, "lr": 1e30}, strategies=["ttl"]
     )
+    earlier = project.folder / "models" / "toy" / "model.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
     status, output = project.run("sweep")
     assert status == 1
     assert "every trial failed of: toy ttl" in output
-    assert "toy: no model was selected: no trial of strategy ftl was completed" in output
+    assert "toy: no model was selected: the sweep has no trial of the whole network" in output
+    assert "models/toy is an earlier sweep's; it stays" in output
+    assert earlier.read_text() == "{}"
     assert "the training loss is nan" in output
     trials = read_trials(project.folder / "results")
     assert trials["status"].to_list() == ["failed"] * trials.height

@@ -181,6 +181,38 @@ def test_transfusion_is_pretrained_below_and_half_as_wide_above(backbone, cut, w
     assert all(p.requires_grad for p in network.parameters())
 
 
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenetv3_large_100", "resnet50"])
+def test_transfusions_new_layers_start_as_wide_as_they_should(backbone):
+    """He initialisation by fan-out; a depthwise layer's fan-out is its own, not all channels'."""
+    cut = FAMILIES[backbone][3][0]
+    network = build_network(spec(backbone, "tf", cut)).net
+    upper = set(above(network, cut, 64))
+    seen = set()
+    for name, module in network.named_modules():
+        if name in upper and isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
+            height, width = module.kernel_size
+            expected = (2 * module.groups / (module.out_channels * height * width)) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.1), name
+            seen.add(module.groups > 1)
+    assert seen == ({False} if backbone == "resnet50" else {False, True})
+
+
+@pytest.mark.parametrize(("backbone", "block"), [("resnet18", "layer4.1"), ("resnet50", "layer4.2")])
+def test_the_last_block_of_a_whole_network_is_no_cut_for_ttl_and_tf(backbone, block):
+    assert [cut.name for cut in list_cuts(backbone, "block") if cut.whole] == [block]
+    for strategy in ("ttl", "tf"):
+        with pytest.raises(ModelError, match=r"nothing of \S+ lies above"):
+            build_network(spec(backbone, strategy, block))
+
+
+def test_attention_is_counted():
+    """ViT-S/16 at 224 pixels has 4.6 GMACs (Touvron et al., ICML 2021)."""
+    whole = NetworkSpec(
+        backbone="vit_small_patch16_224", strategy="ftl", num_classes=1000, image_size=224, source="random"
+    )
+    assert forward_macs(build_network(whole), 224) == pytest.approx(4.6e9, rel=0.01)
+
+
 def test_costs_of_the_paper():
     def measured(strategy: str, cut: str = "full") -> tuple[float, float]:
         network = build_network(

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from ttl.errors import SearchError
+from ttl.release import figures
 from ttl.release.report import write_report
 from ttl.search import results
 from ttl.search.results import TRIALS_SCHEMA
@@ -63,7 +64,7 @@ def write_tables(folder: Path, *, seeds: int, failed: bool = False, selected: bo
         folder,
         pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row"),
         pl.DataFrame(history, schema=schema, orient="row"),
-        {"films": selection} if selected else {},
+        {"films": selection if selected else {"unselected": "the network burnt", "data": selection["data"]}},
     )
 
 
@@ -129,7 +130,26 @@ def test_it_says_what_the_tables_say(tmp_path: Path) -> None:
 
 def test_a_dataset_without_a_selection_says_so(tmp_path: Path) -> None:
     write_tables(tmp_path, seeds=1, selected=False)
-    assert "No model was selected" in write_report(tmp_path, tmp_path / "out").read_text()
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    assert "No model was selected: the network burnt" in text
+    assert "SYNTHETIC images" in text
+    assert "Revision r." in text
+
+
+def test_weights_of_two_sources_are_two_models(tmp_path: Path) -> None:
+    write_tables(tmp_path, seeds=2)
+    trials = pl.read_parquet(tmp_path / results.TRIALS)
+    others = trials.with_columns(
+        source=pl.lit("random"), trial_id="other-" + pl.col("trial_id"), val_auroc=pl.lit(0.6)
+    )
+    pl.concat([trials, others]).write_parquet(tmp_path / results.TRIALS)
+    means = figures.means(pl.concat([trials, others]), "val_auroc")
+    assert means.height == 2 * figures.means(trials, "val_auroc").height
+    assert means.filter(pl.col("source") == "random")["mean"].unique().to_list() == [0.6]
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    assert text.count("AUROC against the cut: ") == 2
+    assert text.count('<tr class="selected">') == 2  # one in each table
+    assert '<td class="text">random</td>' in text
 
 
 def test_no_tables_is_an_error(tmp_path: Path) -> None:

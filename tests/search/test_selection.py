@@ -110,11 +110,31 @@ def test_a_model_with_a_failed_seed_is_left_out_and_said():
 
 
 def test_no_reference_is_an_error():
-    with pytest.raises(SearchError, match="no trial of strategy ftl was completed"):
+    with pytest.raises(SearchError, match=r"1 of the 2 trials of the whole network"):
         select(*sweep(MODELS, failed=("ftl-full-0",)), SelectionRule())
+    with pytest.raises(SearchError, match="add the strategy ftl"):
+        select(*sweep({("ttl", "a"): (10, 0.6)}), SelectionRule())
 
 
-@pytest.mark.parametrize(("field", "value"), [("margin", -0.1), ("confidence", 1.0), ("resamples", 10)])
+def test_a_handful_of_patients_proves_nothing():
+    """Both models are perfect: a bootstrap of five patients a class would say that they are the same."""
+    trials, predictions = sweep({("ftl", "full"): (1000, 50.0), ("ttl", "a"): (10, 50.0)})
+
+    def few(name):
+        table = predictions(name)
+        return table.filter(pl.int_range(pl.len()).over("split", "label") < 10)
+
+    found = select(trials, few, SelectionRule())
+    assert found["chosen"]["cut"] == "full"
+    assert "A class has only 5 patients in the validation split" in found["notes"][0]
+    enough = select(trials, few, SelectionRule(patients=5))
+    assert enough["chosen"]["cut"] == "a"
+    assert "has no width" in enough["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("margin", -0.1), ("confidence", 1.0), ("resamples", 10), ("patients", 1)]
+)
 def test_a_rule_that_is_none_is_refused(field, value):
     with pytest.raises(ParamsError, match=f"selection.{field} is {value}"):
         SelectionRule(**{field: value})

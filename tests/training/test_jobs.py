@@ -1,5 +1,7 @@
 """Jobs as they are run: `accelerate launch`, one process and two."""
 
+import threading
+
 import numpy as np
 import polars as pl
 import psutil
@@ -70,6 +72,35 @@ def test_two_processes_score_every_sample_once_and_nearly_as_one_does(toy, datas
     # Batch norm sees half of each batch, so they differ; but not by much.
     assert np.abs(scores[0] - scores[1]).mean() < 0.2
     assert runs.result(two.trial_id)["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [("1,0", ["1", "0"]), ("GPU-8932f937,MIG-41b3", ["GPU-8932f937", "MIG-41b3"]), ("0,-1,1", ["0"])],
+)
+def test_gpus_are_those_that_cuda_would_use(visible, found, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [slot.cuda for slot in find_slots(1)] == [(name,) for name in found]
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_without_gpus_slots_are_cores(visible, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert {slot.device for slot in find_slots(1)} == {"cpu"}
+
+
+def test_who_waits_for_another_sweep_says_so(tmp_path):
+    runs, waited = Runs(tmp_path), []
+    with runs.claim(["a", "b"], waited.append):
+        assert not waited
+        other = threading.Thread(target=lambda: runs.claim(["b"], waited.append).__enter__(), daemon=True)
+        other.start()
+        while not waited:
+            other.join(0.01)
+            assert other.is_alive()
+    other.join(10)
+    assert waited == ["b"]
+    assert not other.is_alive()
 
 
 @pytest.mark.parametrize("processes", [1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -9,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ttl.errors import TrialError
+from ttl.errors import ParamsError, TrialError
 from ttl.evaluation.metrics import evaluate
 from ttl.models.backbones import load_backbone, weights_sha256
 from ttl.training.job import run_trial
-from ttl.training.loop import Trainer, make_accelerator
+from ttl.training.loop import FIRST_SCALE, Trainer, make_accelerator, reset_scaler
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Trial
@@ -174,6 +175,48 @@ def test_a_failure_is_replaced_by_a_result(trial, tmp_path):
     runs.publish(trial, {"status": "completed", "val_ece": float("nan")})
     assert runs.is_final(trial.trial_id)
     assert json.loads((runs.folder(trial.trial_id) / "result.json").read_text())["val_ece"] is None
+
+
+def test_weights_that_were_replaced_after_planning_are_not_trained_on(trial, toy, tmp_path, accelerator):
+    planned = dataclasses.replace(trial, source_sha256="0" * 64)
+    with pytest.raises(TrialError, match="has changed; run the sweep again"):
+        Trainer(planned, toy, accelerator, tmp_path / "c.pt")
+
+
+def test_what_is_trained_does_not_follow_the_order_of_the_rows(toy):
+    turned = dataclasses.replace(toy, samples=toy.samples.reverse())
+    assert turned.revision == toy.revision
+    for split in ("train", "val"):
+        ids = [data.samples["sample_id"][data.indices(split).tolist()].to_list() for data in (toy, turned)]
+        assert ids[0] == ids[1]
+
+
+def test_each_trial_starts_with_the_first_loss_scale():
+    scaler = torch.amp.GradScaler("cpu", init_scale=FIRST_SCALE)
+    weight = torch.ones(2, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for _ in range(3):
+        scaler.scale((weight * float("inf")).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == FIRST_SCALE / 8
+    reset_scaler(SimpleNamespace(scaler=scaler))
+    assert scaler.get_scale() == FIRST_SCALE
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schedule": "constant"}, "'constant'; it must be one of: plateau, one-cycle"),
+        ({"criterion": "val_accuracy"}, "must be one of: val_loss, val_auroc"),
+        ({"optimizer": "sgd"}, "must be one of: adam, adamw"),
+        ({"plateau_patience": 3}, "belongs to the schedule plateau, not to one-cycle"),
+        ({"base": "paper", "warmup": 0.1}, "belongs to the schedule one-cycle, not to plateau"),
+    ],
+)
+def test_a_recipe_says_what_it_would_not_follow(change, words):
+    with pytest.raises(ParamsError, match=words):
+        make_recipe(change)
 
 
 def test_identity_is_what_changes_the_result(trial):

@@ -83,6 +83,7 @@ class PackedDataset:
         """Open the dataset in folder `root`. Raises `DataError` if it is not there or cannot be used."""
         if not (root / INFO).is_file():
             raise DataError(f"there is no packed dataset in {root}; `ttl data prepare {root.name}` makes it")
+        before = root.stat().st_ino
         try:
             info = DatasetInfo.from_dict(json.loads((root / INFO).read_text(encoding="utf-8")))
             samples = pl.read_parquet(root / SAMPLES)
@@ -92,7 +93,13 @@ class PackedDataset:
             ) from error
         if samples.schema != SCHEMA:
             raise DataError(f"{root / SAMPLES} has columns {samples.schema}, not {SCHEMA}; prepare it anew")
-        return cls(root, info, samples)
+        dataset = cls(root, info, samples)
+        for number in samples["shard"].unique():
+            dataset._shard(number)
+        # What is mapped stays, whatever is written in its place; labels and pixels must be of one writing.
+        if not root.exists() or root.stat().st_ino != before:
+            raise DataError(f"{root} was written anew while it was being opened; try again")
+        return dataset
 
     @property
     def revision(self) -> str:

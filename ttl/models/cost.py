@@ -2,10 +2,13 @@
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttl.models.network import Network
@@ -41,14 +44,21 @@ def cost(network: Network, image_size: int) -> Cost:
 
 def forward_macs(network: nn.Module, image_size: int) -> int:
     """Return the multiply-accumulates of one image: convolutions and matrix products alone."""
-    with evaluating(network), FlopCounterMode(display=False) as counter:
+    with evaluating(network), counting() as counter:
         network(_image(network, image_size))
     return int(counter.get_total_flops()) // 2
 
 
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count operations, attention as plain matrix products: fused ones are not counted on every device."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
+
+
 def training_macs(network: Network, image_size: int) -> int:
     """Return the multiply-accumulates of one image, forward and backward; a frozen part has no backward."""
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         modes = {module: module.training for module in network.modules()}
         network.eval()
         network(_image(network, image_size)).sum().backward()

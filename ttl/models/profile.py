@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ttl.models.backbones import create
+from ttl.models.cost import counting
 from ttl.models.names import Strategy
 from ttl.models.network import STRATEGIES
 from ttl.models.order import evaluating, trace
@@ -33,7 +33,7 @@ def profile(backbone: str, image_size: int) -> Profile:
     """Return the profile of a timm backbone: sums over leaf modules, so attention's products are left out."""
     model = create(backbone, image_size)
     runs = trace(model, image_size)
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    with evaluating(model), counting() as counter:
         model(torch.zeros(1, 3, image_size, image_size))
     leaves = {name for name, module in model.named_modules() if not list(module.children())}
     counts = {

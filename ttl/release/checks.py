@@ -57,8 +57,8 @@ def check_restorable(root: Path, dataset: str) -> None:
     differences = yaml.safe_load(status)
     if differences:
         raise ReleaseError(
-            f"{path} is not what dvc.lock records ({_describe(differences)}); run `dvc repro`, or "
-            f"`dvc commit --force {' '.join(owners)}` to keep the files as they are"
+            f"{path} is not what dvc.lock records ({_describe(differences)}): it was made by a sweep other "
+            "than that of params.yaml, or its inputs have changed; run `dvc repro`"
         )
 
 

@@ -2,7 +2,7 @@
 
 Every figure is one narrow panel, so that a page can set them side by side or, on a telephone, one under the
 other. `trials` has the columns of `results/trials.parquet`, of one dataset; trials that are not completed,
-or lack the metric, are left out. A model is the triple (backbone, strategy, cut).
+or lack the metric, are left out. A model is known by its backbone, its weights' source, strategy and cut.
 """
 
 import math
@@ -16,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from ttl.release import svg
 from ttl.units import magnitude
 
-Model = tuple[str, str, str]
+Model = tuple[str, str, str, str]
 
-KEYS = ["backbone", "strategy", "cut"]
+KEYS = ["backbone", "source", "strategy", "cut"]
 NAMES = {"val_auroc": "validation AUROC", "test_auroc": "test AUROC"}
 ORDER = ("ftl", "ttl", "tf", "lwft")
 PANEL = (400.0, 320.0)
@@ -36,11 +36,12 @@ class Difference:
     high: float
 
 
-def name_of(model: Model, *, backbones: Collection[str] = ()) -> str:
-    """Return a model's short name, with the backbone only where there are several."""
-    backbone, strategy, cut = model
+def name_of(model: Model, *, among: Collection[Model] = ()) -> str:
+    """Return a model's short name, with the backbone and the source only where `among` has several."""
+    backbone, source, strategy, cut = model
     short = strategy if strategy == "ftl" else f"{strategy} {cut}"
-    return f"{short} ({backbone})" if len(set(backbones)) > 1 else short
+    more = [name for i, name in enumerate((backbone, source)) if len({other[i] for other in among}) > 1]
+    return f"{short} ({', '.join(more)})" if more else short
 
 
 def strategies_of(trials: pl.DataFrame) -> list[str]:
@@ -95,20 +96,20 @@ def frontier(
     reference are named; the others are faint. `floor` draws a line: the reference less the margin.
     """
     table = means(trials, metric)
-    backbones = trials["backbone"].unique().to_list()
+    models = list(table.select(KEYS).iter_rows())
     tips: dict[str, str] = {}
     wanted: dict[Model, tuple[float, float]] = {}
     with svg.drawing(*PANEL) as (figure, axes):
         axes.set_xscale("log")
         for index, row in enumerate(table.iter_rows(named=True)):
-            model = (row["backbone"], row["strategy"], row["cut"])
+            model = tuple(row[key] for key in KEYS)
             named = model in {*front, chosen, reference}
             if named:
                 wanted[model] = (row["params"], row["mean"])
             colour, shape = svg.mark(row["strategy"]).light, svg.mark(row["strategy"])
             spread = f" ± {row['deviation']:.3f}" if row["deviation"] is not None else ""
             tips[f"point-{index}"] = (
-                f"{name_of(model, backbones=backbones)}: {NAMES.get(metric, metric)} "
+                f"{name_of(model, among=models)}: {NAMES.get(metric, metric)} "
                 f"{row['mean']:.3f}{spread}, {magnitude(row['params'])} parameters"
             )
             if row["deviation"] is not None:
@@ -142,7 +143,7 @@ def frontier(
         axes.margins(x=0.1, y=0.14)
         labels = {
             point: (
-                ("chosen: " if model == chosen else "") + name_of(model, backbones=backbones),
+                ("chosen: " if model == chosen else "") + name_of(model, among=models),
                 svg.CHOSEN if model == chosen else svg.INK,
             )
             for model, point in sorted(wanted.items(), key=lambda item: item[0] not in (chosen, reference))
@@ -152,12 +153,12 @@ def frontier(
         )
         words = f"{NAMES.get(metric, metric)} against the number of parameters of {table.height} models"
         if chosen in wanted:
-            words += f"; the chosen one, {name_of(chosen, backbones=backbones)}, has {wanted[chosen][1]:.3f}"
+            words += f"; the chosen one, {name_of(chosen, among=models)}, has {wanted[chosen][1]:.3f}"
         return svg.finish(figure, name=name, label=words, tips=tips)
 
 
 def by_cut(trials: pl.DataFrame, *, metric: str, name: str) -> str:
-    """Return the metric against the cut, of one backbone: a line a strategy, FTL as a level.
+    """Return the metric against the cut, of one backbone and source: a line a strategy, FTL as a level.
 
     Seeds are faint points; bars and the band around FTL are one deviation over the seeds.
     """
@@ -221,7 +222,7 @@ def curves(
     epochs: int,
     name: str,
 ) -> str:
-    """Return validation AUROC per epoch of one backbone and one strategy: a line a cut, mean over seeds.
+    """Return validation AUROC per epoch of one backbone, source and strategy: a line a cut, mean over seeds.
 
     `history` has the columns cut, seed, epoch and val_auroc. `shades` gives each cut its place between 0
     (bottom) and 1 (top) on the sequential scale. A line ends where its first seed ends. `limits` and
@@ -268,13 +269,13 @@ def differences(
     Whoever's interval stays right of the dashed line, the margin, is non-inferior.
     """
     ordered = sorted(rows, key=lambda row: (-row.params, row.model))
-    backbones = {row.model[0] for row in rows}
+    models = [row.model for row in rows]
     left = max(min(row.low for row in rows), -12 * margin if margin > 0 else -1.0)
     with svg.drawing(460.0, 74.0 + 21.0 * len(rows)) as (figure, axes):
         axes.axvline(0.0, color=svg.MUTED, lw=1.0)
         axes.axvline(-margin, color=svg.CHOSEN, lw=1.2, ls=(0, (5, 3)))
         for place, row in enumerate(ordered):
-            drawn = svg.mark(row.model[1])
+            drawn = svg.mark(row.model[2])
             axes.plot([row.low, row.high], [place, place], color=drawn.light, lw=2.0, solid_capstyle="round")
             ring = {"mec": svg.CHOSEN, "mew": 2.0} if row.model == chosen else {"mec": svg.PAPER, "mew": 0.6}
             axes.plot(
@@ -283,7 +284,7 @@ def differences(
         right = max(*(row.high for row in rows), 0.0)
         span = right - left
         axes.set_xlim(min(left, -margin) - 0.05 * span, right + 0.05 * span)
-        labels = [f"{name_of(row.model, backbones=backbones)}, {magnitude(row.params)}" for row in ordered]
+        labels = [f"{name_of(row.model, among=models)}, {magnitude(row.params)}" for row in ordered]
         axes.set_yticks(range(len(ordered)), labels)
         for tick, row in zip(axes.get_yticklabels(), ordered, strict=True):
             if row.model == chosen:
@@ -293,7 +294,7 @@ def differences(
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", MINUS)))
-        known = f" of {name_of(reference, backbones=backbones)}" if reference else ""
+        known = f" of {name_of(reference, among=models)}" if reference else ""
         axes.set_xlabel(f"validation AUROC less that{known}")
         words = f"difference in validation AUROC of {len(rows)} candidates, with intervals; margin {margin:g}"
         return svg.finish(figure, name=name, label=words)

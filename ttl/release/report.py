@@ -25,11 +25,10 @@ def write_report(folder: Path, out: Path) -> Path:
     Raises `SearchError` if there are no tables.
     """
     trials, history = results.read_trials(folder), results.read_history(folder)
-    selections = results.read_selections(folder)
+    entries = results.read_entries(folder)
     names = sorted(trials["dataset"].unique().to_list())
     sections = [
-        section(name, trials.filter(pl.col("dataset") == name), history, selections.get(name))
-        for name in names
+        section(name, trials.filter(pl.col("dataset") == name), history, entries[name]) for name in names
     ]
     environment = Environment(
         loader=PackageLoader("ttl.release"),
@@ -49,15 +48,16 @@ def write_report(folder: Path, out: Path) -> Path:
 
 
 def section(
-    name: str, trials: pl.DataFrame, history: pl.DataFrame, selection: Mapping[str, Any] | None
+    name: str, trials: pl.DataFrame, history: pl.DataFrame, entry: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all that the page says of one dataset; `selection` is None where none could be made."""
+    """Return all that the page says of one dataset; `entry` is its part of `selection.json`."""
     board = results.leaderboard(trials)
-    backbones = sorted(trials["backbone"].unique().to_list())
+    factors = several(trials)
+    selection = None if "unselected" in entry else entry
     chosen = model_of(selection["chosen"]) if selection else None
     reference = model_of(selection["reference"]) if selection else None
     rows = [
-        {**row, "role": role(row, chosen, reference), "several": len(backbones) > 1}
+        {**row, "role": role(row, chosen, reference), "factors": [row[name] for name in factors]}
         for row in board.iter_rows(named=True)
     ]
     failed = trials.filter(pl.col("status") == "failed")
@@ -66,7 +66,10 @@ def section(
         "name": name,
         "anchor": "".join(character if character.isalnum() else "-" for character in name),
         "selection": selection,
-        "synthetic": bool(selection and selection["data"]["synthetic"]),
+        "unselected": entry.get("unselected"),
+        "data": entry["data"],
+        "factors": factors,
+        "synthetic": entry["data"]["synthetic"],
         "rows": rows,
         "whole": next((row for row in rows if row["role"] in ("reference", "selected, reference")), None),
         "failures": failed.select("strategy", "cut", "seed", "error").to_dicts(),
@@ -86,8 +89,13 @@ def section(
 
 
 def model_of(values: Mapping[str, Any]) -> Model:
-    """Return the triple by which the figures know a model."""
-    return (values["backbone"], values["strategy"], values["cut"])
+    """Return what the figures know a model by."""
+    return (values["backbone"], values["source"], values["strategy"], values["cut"])
+
+
+def several(trials: pl.DataFrame) -> list[str]:
+    """Return which of backbone and source the trials have more than one of."""
+    return [name for name in ("backbone", "source") if trials[name].n_unique() > 1]
 
 
 def role(row: Mapping[str, Any], chosen: Model | None, reference: Model | None) -> str:
@@ -160,16 +168,16 @@ def _draw(
         "curves": [],
         "differences": None,
     }
-    several = completed["backbone"].n_unique() > 1
-    for number_, (key, group) in enumerate(completed.group_by("backbone", maintain_order=True)):
-        backbone = str(key[0])
+    factors = several(completed)
+    for number_, (_, group) in enumerate(completed.group_by("backbone", "source", maintain_order=True)):
+        title = ", ".join(str(group[factor][0]) for factor in factors)
         if group.filter(pl.col("strategy") != "ftl").height:
             panels = [
                 Markup(figures.by_cut(group, metric=metric, name=f"{name}-{number_}-{metric}-cut"))
                 for metric in ("val_auroc", "test_auroc")
             ]
-            drawn["cuts"].append({"backbone": backbone if several else "", "panels": panels})
-        drawn["curves"].append(_curves(f"{name}-{number_}", backbone if several else "", group, history))
+            drawn["cuts"].append({"title": title, "panels": panels})
+        drawn["curves"].append(_curves(f"{name}-{number_}", title, group, history))
     if selection and len(selection["candidates"]) > 1:
         rows = [_difference(one) for one in selection["candidates"] if model_of(one) != reference]
         drawn["differences"] = Markup(
@@ -188,7 +196,7 @@ def _difference(candidate: Mapping[str, Any]) -> Difference:
     return Difference(model=model_of(candidate), params=candidate["params"], **candidate["difference"])
 
 
-def _curves(name: str, backbone: str, trials: pl.DataFrame, history: pl.DataFrame) -> dict[str, Any]:
+def _curves(name: str, title: str, trials: pl.DataFrame, history: pl.DataFrame) -> dict[str, Any]:
     """Return a panel of training curves for each strategy, on the same axes, and the key of the cuts."""
     joined = history.join(trials.select("trial_id", "strategy", "cut", "seed"), on="trial_id")
     order = figures.cut_order(trials) if trials.filter(pl.col("strategy") != "ftl").height else []
@@ -216,7 +224,7 @@ def _curves(name: str, backbone: str, trials: pl.DataFrame, history: pl.DataFram
         {"cut": cut, "variable": f"--fig-step-{round(place * (svg.STEPS - 1))}"}
         for cut, place in shades.items()
     ]
-    return {"backbone": backbone, "panels": panels, "steps": steps}
+    return {"title": title, "panels": panels, "steps": steps}
 
 
 def _floor(values: pl.Series) -> float:

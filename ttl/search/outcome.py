@@ -77,20 +77,27 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
 
 def stamp(layout: Layout, key: str) -> None:
     """Note that the outputs of the sweep with this fingerprint are whole."""
-    (layout.results / STAMP).write_text(json.dumps({"fingerprint": key}) + "\n", encoding="utf-8")
+    values = {"fingerprint": key, "tables": results.digests(layout.results)}
+    (layout.results / STAMP).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def unstamp(layout: Layout) -> None:
+    """Note that the outputs are about to change: they are nobody's until they are stamped again."""
+    (layout.results / STAMP).unlink(missing_ok=True)
 
 
 def current(params: Params, layout: Layout, key: str) -> Outcome | None:
     """Return the outcome of the sweep with this fingerprint if all of it lies there, whole; else None."""
     try:
-        if json.loads((layout.results / STAMP).read_text(encoding="utf-8"))["fingerprint"] != key:
+        found = json.loads((layout.results / STAMP).read_text(encoding="utf-8"))
+        if found != {"fingerprint": key, "tables": results.digests(layout.results)}:
             return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
     names = list(params.datasets)
     trials = results.read_trials(layout.results).filter(pl.col("dataset").is_in(names))
-    found = results.read_selections(layout.results)
-    selections = {name: found[name] for name in names if name in found}
+    known = results.read_selections(layout.results)
+    selections = {name: known[name] for name in names if name in known}
     if set(selections) != set(names) or any(not _is_exported(layout, one) for one in selections.values()):
         return None
     if any(not (layout.runs.folder(one) / RESULT).is_file() for one in trials["trial_id"]):

@@ -1,5 +1,6 @@
 """Results of a sweep as tables: one row a trial, one row a model (mean and deviation over its seeds)."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,10 +153,26 @@ def read_history(folder: Path) -> pl.DataFrame:
     return _read(folder, HISTORIES)
 
 
-def read_selections(folder: Path) -> dict[str, Any]:
-    """Return `selection.json` of the folder: the selection of each dataset."""
+def read_entries(folder: Path) -> dict[str, Any]:
+    """Return `selection.json` of the folder: of each dataset its selection, or why there is none.
+
+    Both have `data`, what is known of the dataset; one without a selection has `unselected`, the reason.
+    """
     path = _existing(folder, SELECTION)
     return cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_selections(folder: Path) -> dict[str, Any]:
+    """Return the selections of the folder, by dataset."""
+    return {name: one for name, one in read_entries(folder).items() if "unselected" not in one}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each table in the folder. Raises `OSError` if one is not there."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in (TRIALS, LEADERBOARD, HISTORIES, SELECTION)
+    }
 
 
 def _read(folder: Path, name: str) -> pl.DataFrame:

@@ -11,12 +11,14 @@ class SelectionRule:
 
     Surely: by the lower bound of the two-sided interval at `confidence`, from `resamples` bootstrap samples
     of patients. (At 0.95, a one-sided test at 2.5 %, as is usual for non-inferiority: Piaggio et al., JAMA
-    2012.)
+    2012.) With fewer `patients` of a class in the validation split nothing is non-inferior: a bootstrap of a
+    handful says nothing.
     """
 
     margin: float = 0.01
     confidence: float = 0.95
     resamples: int = 2000
+    patients: int = 10
 
     def __post_init__(self) -> None:
         """Refuse values that make no rule."""
@@ -26,3 +28,5 @@ class SelectionRule:
             raise ParamsError(f"selection.confidence is {self.confidence}; it must be from 0.5 to under 1")
         if self.resamples < 200:
             raise ParamsError(f"selection.resamples is {self.resamples}; it must be at least 200")
+        if self.patients < 2:
+            raise ParamsError(f"selection.patients is {self.patients}; it must be at least 2")

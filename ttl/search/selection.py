@@ -71,7 +71,14 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
     candidates, notes = _candidates(trials)
     wholes = [one for one in candidates if one.values["strategy"] == "ftl"]
     if not wholes:
-        raise SearchError("no trial of strategy ftl was completed, so there is no reference to compare with")
+        asked = trials.filter(pl.col("strategy") == "ftl")
+        lost = asked.filter(pl.col("status") != COMPLETED).height
+        raise SearchError(
+            f"{lost} of the {asked.height} trials of the whole network (ftl) were not completed, so there is "
+            "no reference with all its seeds"
+            if asked.height
+            else "the sweep has no trial of the whole network to compare with; add the strategy ftl"
+        )
     settings = {"confidence": rule.confidence, "resamples": rule.resamples}
     val = {one.trial_ids: _scores(one, predictions, "val") for one in candidates}
     means = {one.trial_ids: _mean_auroc(val[one.trial_ids]) for one in candidates}
@@ -81,13 +88,20 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
         if one not in compared:
             notes.append(f"{one.name} was left out: its seeds {list(one.seeds)} are not the reference's")
     rows, chosen = [], reference
+    fewest = _fewest_patients(val[reference.trial_ids])
+    enough = fewest >= rule.patients
+    if not enough:
+        notes.append(
+            f"A class has only {fewest} patients in the validation split, and the rule wants "
+            f"{rule.patients}: no interval says enough, and the whole network stays"
+        )
     for one in sorted(compared, key=lambda one: (one.params, one.macs, one.name)):
         difference = (
             Interval(value=0.0, low=0.0, high=0.0)
             if one is reference
             else _difference(val[one.trial_ids], val[reference.trial_ids], settings)
         )
-        non_inferior = difference.low > -rule.margin or one is reference
+        non_inferior = one is reference or (enough and difference.low > -rule.margin)
         if non_inferior and one.params < chosen.params:
             chosen = one
         rows.append(
@@ -98,6 +112,11 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
                 "non_inferior": non_inferior,
             }
         )
+        if one is chosen and one is not reference and difference.low == difference.high:
+            notes.append(
+                f"The interval of {one.name} has no width: validation is saturated, and cannot tell it "
+                "from the reference; more, or harder, validation images would"
+            )
     pair = {"chosen": chosen, "reference": reference}
     test = {role: _scores(one, predictions, "test") for role, one in pair.items()}
     summary = {
@@ -176,6 +195,11 @@ def _scores(candidate: Candidate, predictions: Predictions, split: str) -> Score
         samples=samples[0],
         probabilities=np.stack([np.array(table["scores"].to_list()) for table in tables]),
     )
+
+
+def _fewest_patients(scores: Scores) -> int:
+    """Return the number of patients of the class that has the fewest."""
+    return min(len(set(scores.patients[scores.labels == one])) for one in np.unique(scores.labels))
 
 
 def _mean_auroc(scores: Scores) -> float:

@@ -32,11 +32,11 @@ LOG_LINES = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The devices of one job: CUDA devices by number, or `threads` of the CPU for each process."""
+    """The devices of one job: CUDA devices by number or UUID, or `threads` of the CPU for each process."""
 
     name: str
     processes: int = 1
-    cuda: tuple[int, ...] = ()
+    cuda: tuple[str, ...] = ()
     threads: int = 1
 
     @property
@@ -58,12 +58,10 @@ def find_slots(processes: int, limit: int | None = None) -> tuple[Slot, ...]:
             raise TrialError(f"a job wants {processes} processes, and this machine has {len(devices)} GPUs")
         groups = [devices[i * processes : (i + 1) * processes] for i in range(count)]
         slots = tuple(
-            Slot(name="gpu " + "+".join(map(str, group)), processes=processes, cuda=group) for group in groups
+            Slot(name="gpu " + "+".join(group), processes=processes, cuda=group) for group in groups
         )
     else:
-        # What this process may use, not what the machine has: a scheduler may have granted a part.
-        cores = len(psutil.Process().cpu_affinity())
-        count = max(1, min(cores // processes, LARGEST_CPU_SLOTS))
+        count = max(1, min(_cores() // processes, LARGEST_CPU_SLOTS))
         slots = tuple(Slot(name=f"cpu {i}", processes=processes) for i in range(count))
     return slots[:limit]
 
@@ -82,7 +80,11 @@ def run_job(trials: Sequence[Trial], *, runs: Runs, datasets: Path, slot: Slot, 
     """
     shared = {(trial.processes, trial.recipe.precision) for trial in trials}
     assert shared == {(slot.processes, trials[0].recipe.precision)}, f"a pack mixes {shared}"
-    with runs.claim(trial.trial_id for trial in trials) as claims:
+
+    def on_wait(trial_id: str) -> None:
+        on_event(Event(kind="message", trial_id=trial_id, text="another sweep is at it; waiting for its end"))
+
+    with runs.claim([trial.trial_id for trial in trials], on_wait) as claims:
         _run_claimed(trials, claims, runs=runs, datasets=datasets, slot=slot, on_event=on_event)
 
 
@@ -107,7 +109,8 @@ def _run_claimed(
         # A job that dies before its first trial would die so again.
         lost = [trial for trial in waiting if current is None or trial.trial_id == current]
         for trial in lost:
-            if not job.has_ended(trial):
+            # It may have been killed between publishing a result and saying so.
+            if not job.has_ended(trial) and not runs.is_final(trial.trial_id):
                 runs.publish_failure(trial, reason)
                 on_event(Event(kind="failed", trial_id=trial.trial_id, text=reason))
         done = {trial.trial_id for trial in lost} | job.ended
@@ -217,7 +220,7 @@ class Job:
     def _environment(self) -> dict[str, str]:
         own = {
             "OMP_NUM_THREADS": str(self.slot.threads),
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.slot.cuda)),
+            "CUDA_VISIBLE_DEVICES": ",".join(self.slot.cuda),
             "PYTHONUNBUFFERED": "1",
             # Weights are looked up by timm's hub once for each trial: its progress bars are noise here.
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -230,13 +233,23 @@ _LAUNCHER = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 """Variables of a launcher around this process; they would tell the job that it is a part of something."""
 
 
-def _cuda_devices() -> tuple[int, ...]:
+def _cuda_devices() -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(int(number) for number in visible.split(",") if number.strip().isdigit())
+        named = [name.strip() for name in visible.split(",")]
+        # As CUDA reads it: nothing counts from the first entry that names no device.
+        end = next((i for i, name in enumerate(named) if name in ("", "-1", "NoDevFiles")), len(named))
+        return tuple(named[:end])
     import torch  # noqa: PLC0415 - it takes seconds to import, and a finished sweep needs none of it
 
-    return tuple(range(torch.cuda.device_count()))
+    return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def _cores() -> int:
+    """Return the cores that this process may use: a scheduler may have granted a part of the machine's."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
 
 
 def _reason(code: int, log: Path) -> str:

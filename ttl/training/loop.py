@@ -117,7 +117,7 @@ class Trainer:
         self.train_indices = dataset.indices("train")
         check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, world=self.world)
         _check_weights(trial)
-        _reset_scaler(accelerator)
+        reset_scaler(accelerator)
         classes = len(dataset.info.classes)
         self.weights = class_weights(
             self.labels[self.train_indices], classes, weighted=self.recipe.class_weights
@@ -336,7 +336,7 @@ def _check_weights(trial: Trial) -> None:
         )
 
 
-def _reset_scaler(accelerator: Accelerator) -> None:
+def reset_scaler(accelerator: Accelerator) -> None:
     """Start with the first loss scale: one scaler serves all trials of a job, and keeps the last one's."""
     if accelerator.scaler is not None:
         state = accelerator.scaler.state_dict()

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +118,10 @@ class Runs:
         self.publish(trial, {"status": FAILED, "error": reason})
 
     @contextmanager
-    def claim(self, trial_ids: Iterable[str]) -> Iterator[tuple[int, ...]]:
+    def claim(self, trial_ids: Iterable[str], on_wait: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
         """Keep all others on this machine from working on these trials meanwhile; wait for those who do.
 
+        `on_wait` is told of each trial that somebody else is working on.
         Yields file descriptors: a process that inherits one keeps the claim for as long as it lives, so that
         a trainer whose sweep was killed is never joined by a second one.
         """
@@ -131,7 +132,11 @@ class Runs:
             # All take them in the same order, so that no two wait for each other.
             for trial_id in sorted(trial_ids):
                 file = stack.enter_context((locks / trial_id).open("w"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    on_wait(trial_id)
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 files.append(file.fileno())
             yield tuple(files)
 

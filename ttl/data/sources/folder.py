@@ -85,6 +85,11 @@ def open_folder(request: Request) -> Contents:
         )
     size, channels = request.size or DEFAULT_SIZE, request.channels or 1
     notes = []
+    if options.classes is None:
+        notes.append(
+            f"The classes are in alphabetical order, for options.classes gives none: {', '.join(classes)}"
+            + (f"; the positive one is {classes[-1]}." if len(classes) == 2 else ".")
+        )
     if repeated:
         notes.append(f"{repeated} rows of {options.table} repeat another row and were read once.")
     if "patient_id" not in columns:
