@@ -24,6 +24,7 @@ GOOD = "prepare: {toy: {source: phantom, input: x}}\n"
         ("sweep: {bakbones: [x]}", "bakbones"),
         ("selection: {margin: 0.7}", "margin is 0.7"),
         ("swep: {}", "section 'swep'"),
+        ("sweep: {slots: 0}", "slots is 0; it must be at least 1"),
         ("sweep: [", "not valid YAML"),
     ],
 )
@@ -47,3 +48,10 @@ def test_a_folder_without_params_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParamsError, match="run ttl in the project's folder"):
         load_params()
+
+
+def test_a_dataset_without_an_input_that_dvc_can_watch_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("prepare: {mine: {source: phantom}}")
+    with pytest.raises(ParamsError, match=r"prepare\.mine\.input is not set.*ttl/data/sources/phantom\.py"):
+        load_params(path)

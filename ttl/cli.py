@@ -190,6 +190,8 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         "slots": slots,
     }
     overrides = {name: value for name, value in overrides.items() if value is not None and value != []}
+    if planner == "two-stage" and granularity:
+        console.print("note: planner two-stage looks at stages, then blocks: --granularity is not used")
     layout, params, merge = Layout(root=Path.cwd()), load_params(FILE, overrides), bool(overrides)
     outcome = current(params, layout, fingerprint(params, layout, merge=merge))
     if outcome is None:

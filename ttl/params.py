@@ -108,9 +108,18 @@ def load_params(path: Path = FILE, overrides: Mapping[str, Any] | None = None) -
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     return Params(
         prepare={
-            str(name): DatasetSpec.from_dict(spec, name=str(name))
+            str(name): _watched(DatasetSpec.from_dict(spec, name=str(name)), str(name))
             for name, spec in (values.get("prepare") or {}).items()
         },
         sweep=build(SweepParams, {**(values.get("sweep") or {}), **given}, where="sweep"),
         selection=build(SelectionRule, values.get("selection") or {}, where="selection"),
     )
+
+
+def _watched(spec: DatasetSpec, name: str) -> DatasetSpec:
+    if spec.input is None:
+        raise ParamsError(
+            f"prepare.{name}.input is not set; name the file or folder that DVC watches: your images, or for "
+            f"a source without any of yours, ttl/data/sources/{spec.source}.py"
+        )
+    return spec

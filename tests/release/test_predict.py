@@ -8,9 +8,10 @@ from PIL import Image
 
 from tests.release.helpers import run
 from tests.release.trained import Trained
+from ttl.cache import cache_folder
 from ttl.errors import DataError, ReleaseError
 from ttl.release.description import read_description
-from ttl.release.predict import LoadedModel, cache_folder, load_model, predict, resolve_model
+from ttl.release.predict import LoadedModel, load_model, predict, resolve_model
 from ttl.release.registry import release
 from ttl.training.runs import Runs
 
@@ -171,6 +172,6 @@ def test_a_release_is_fetched_and_predicts(
     expected = predict(load_model(exported), list(pictures.values())[:3])
     for name in ("squares", "squares@v1.0.0", "squares#challenger"):
         folder = resolve_model(name, repo)
-        assert folder.parent == cache_folder()
+        assert folder.parent == cache_folder("releases")
         assert read_description(folder).dataset == "squares"
     assert predict(load_model(folder), list(pictures.values())[:3]) == expected

@@ -1,15 +1,13 @@
 """From an entry of `params.yaml` to a packed dataset."""
 
-import os
 from pathlib import Path
 
+from ttl.cache import cache_folder
 from ttl.data.dataset import PackedDataset
 from ttl.data.pack import pack
 from ttl.data.sources import SOURCES, Request
 from ttl.data.spec import DatasetSpec
 from ttl.errors import TTLError
-
-CACHE_VARIABLE = "TTL_CACHE"
 
 
 def prepare(name: str, spec: DatasetSpec, out: Path, *, cache: Path | None = None) -> PackedDataset:
@@ -24,7 +22,7 @@ def prepare(name: str, spec: DatasetSpec, out: Path, *, cache: Path | None = Non
         size=spec.size,
         channels=spec.channels,
         seed=spec.seed,
-        cache=cache or default_cache(),
+        cache=cache or cache_folder("data"),
         options=spec.options,
     )
     try:
@@ -34,8 +32,3 @@ def prepare(name: str, spec: DatasetSpec, out: Path, *, cache: Path | None = Non
         # The message, not the type, says what is wrong; whoever reads it must know which dataset it was.
         error.args = (f"dataset {name}: {error}",)
         raise
-
-
-def default_cache() -> Path:
-    """Return the folder for downloaded data files."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "ttl") / "data"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ttl.cache import cache_folder
 from ttl.errors import ModelError
 
 IMAGENET = "imagenet"
@@ -54,13 +55,12 @@ def _mirrored(backbone: str) -> Path | None:
         return found[0] if found else None
     import fsspec  # noqa: PLC0415 - training needs it for a bucket alone
 
-    cache = Path(os.environ.get("TTL_CACHE") or Path.home() / ".cache" / "ttl") / "weights"
     for suffix in SUFFIXES:
         filesystem, remote = fsspec.core.url_to_fs(f"{mirror.rstrip('/')}/{backbone}{suffix}")
         if filesystem.exists(remote):
             # The key changes with the content: a file that is replaced in the bucket is fetched anew.
             key = hashlib.sha256(f"{mirror} {filesystem.ukey(remote)}".encode()).hexdigest()[:16]
-            local = cache / key / f"{backbone}{suffix}"
+            local = cache_folder("weights") / key / f"{backbone}{suffix}"
             if not local.is_file():
                 local.parent.mkdir(parents=True, exist_ok=True)
                 partial = local.with_suffix(f".partial-{os.getpid()}")

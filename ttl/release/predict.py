@@ -1,6 +1,5 @@
 """Using a released model: find it, load it, and give the probabilities of images."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ttl.cache import cache_folder
 from ttl.data.images import read_image
 from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError
@@ -72,12 +72,7 @@ def resolve_model(text: str, repo: Path, *, cache: Path | None = None) -> Path:
     # A dataset's name has no such form; a folder that is not there must not become a talk of releases.
     if text in (".", "..") or text.startswith(("./", "../", "~")) or folder.is_absolute():
         read_description(folder)
-    return registry.fetch(text, cache or cache_folder(), repo=repo)
-
-
-def cache_folder() -> Path:
-    """Return the folder of fetched releases."""
-    return Path(os.environ.get("TTL_CACHE") or Path.home() / ".cache" / "ttl") / "releases"
+    return registry.fetch(text, cache or cache_folder("releases"), repo=repo)
 
 
 def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:

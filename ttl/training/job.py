@@ -51,7 +51,7 @@ def main(pack: Path) -> None:
     wanted = json.loads(pack.read_text(encoding="utf-8"))
     die_with(wanted["parent"])
     trials = [Trial.from_dict(values) for values in wanted["trials"]]
-    # Results are the same on one machine, run after run: no algorithm is chosen by timing.
+    # No algorithm is chosen by timing, which would differ run after run.
     torch.backends.cudnn.benchmark = False
     accelerator = make_accelerator(wanted["precision"], cpu=wanted["device"] == "cpu")
     runs = Runs(Path(wanted["runs"]))
