@@ -20,7 +20,7 @@ from ttl.models.weights import IMAGENET
 from ttl.training.launch import find_slots, run_job
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 
 def main(
@@ -50,7 +50,7 @@ def main(
                 processes=processes,
             )
             runs, slot = Runs(Path(folder)), find_slots(processes)[0]
-            run_job([trial], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
+            run_job([Step(trial=trial)], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
             result = runs.result(trial.trial_id)
             assert result is not None
             if result["error"]:

@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ttl.search.outcome import Outcome
 from ttl.training.events import Event
 from ttl.training.launch import Slot
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 
 class Listener(Protocol):
     """Whoever follows a sweep. Calls come from several threads."""
 
-    def planned(self, trials: list[Trial], slots: tuple[Slot, ...]) -> None:
-        """Take note that a round of trials is about to run."""
+    def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
+        """Take note that a round of steps is about to run."""
 
     def happened(self, slot: Slot, event: Event) -> None:
         """Take note of what a job has reported."""
@@ -30,7 +30,7 @@ class Listener(Protocol):
 class Nobody:
     """A listener that does nothing: Prefect's records are enough."""
 
-    def planned(self, trials: list[Trial], slots: tuple[Slot, ...]) -> None:
+    def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
         """Do nothing."""
 
     def happened(self, slot: Slot, event: Event) -> None:
@@ -52,7 +52,7 @@ class Display:
         self.trials: dict[str, Trial] = {}
         self.started: dict[str, float] = {}
         self.lines: dict[str, TaskID] = {}
-        self.done = 0
+        self.done = self.asked = 0
         self.outcome: Outcome | None = None
         self.total = self.progress.add_task("starting", total=None)
 
@@ -72,16 +72,15 @@ class Display:
         if self.live:
             self.progress.stop()
 
-    def planned(self, trials: list[Trial], slots: tuple[Slot, ...]) -> None:
+    def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
         """Show how much there is to do."""
         with self.lock:
-            self.trials |= {trial.trial_id: trial for trial in trials}
-            self.progress.update(
-                self.total, description="trials", total=len(self.trials), completed=self.done
-            )
-            many, trial_s = "s" if len(slots) > 1 else "", "trials" if len(trials) > 1 else "trial"
+            self.trials |= {step.trial.trial_id: step.trial for step in steps}
+            self.asked += len(steps)
+            self.progress.update(self.total, description="trials", total=self.asked, completed=self.done)
+            many, trial_s = "s" if len(slots) > 1 else "", "trials" if len(steps) > 1 else "trial"
             self.console.print(
-                f"{len(trials)} {trial_s} to run on {len(slots)} slot{many} "
+                f"{len(steps)} {trial_s} to run on {len(slots)} slot{many} "
                 f"({', '.join(slot.name for slot in slots)}); starting the trainers takes a while",
                 highlight=False,
             )
@@ -105,12 +104,12 @@ class Display:
             self.done += 1
             self.progress.update(self.total, completed=self.done)
             seconds = time.monotonic() - self.started.get(event.trial_id, time.monotonic())
-            place = f"[{self.done:>{len(str(len(self.trials)))}}/{len(self.trials)}]"
-            what = (
-                f"failed: {event.text}"
-                if event.kind == "failed"
-                else f"validation AUROC {event.val_auroc:.4f}  {seconds:.0f} s"
-            )
+            place = f"[{self.done:>{len(str(self.asked))}}/{self.asked}]"
+            if event.kind == "failed":
+                what = f"failed: {event.text}"
+            else:
+                so_far = f" after {event.epoch} epochs" if event.kind == "stopped" else ""
+                what = f"validation AUROC {event.val_auroc:.4f}{so_far}  {seconds:.0f} s"
             style = "red" if event.kind == "failed" else None
             self.console.print(
                 f"{place} {trial.label}  {what}", style=style, highlight=False, markup=False, soft_wrap=True

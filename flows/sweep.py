@@ -17,7 +17,7 @@ from ttl.search import results
 from ttl.search.outcome import Outcome
 from ttl.sweep import Sweep
 from ttl.training.launch import Slot, run_job
-from ttl.training.trial import Trial
+from ttl.training.trial import Step
 
 LISTENER: ContextVar[Listener] = ContextVar("LISTENER")
 
@@ -63,10 +63,10 @@ def run_rounds(sweep: Sweep, listener: Listener) -> None:
     free: Queue[Slot] = Queue()
     for slot in slots:
         free.put(slot)
-    while trials := sweep.pending():
-        listener.planned(trials, slots)
-        jobs = sweep.jobs(trials, len(slots))
-        get_run_logger().info("%d trials in %d jobs on %d slots", len(trials), len(jobs), len(slots))
+    while steps := sweep.pending():
+        listener.planned(steps, slots)
+        jobs = sweep.jobs(steps, len(slots))
+        get_run_logger().info("%d trials in %d jobs on %d slots", len(steps), len(jobs), len(slots))
         running = [run_pack.submit(f"{len(job)} trials", job, sweep.layout, free, listener) for job in jobs]
         for future in running:
             future.result()
@@ -75,16 +75,16 @@ def run_rounds(sweep: Sweep, listener: Listener) -> None:
 @task(name="job", task_run_name="{title}", cache_policy=NO_CACHE)
 def run_pack(
     title: str,
-    trials: list[Trial],
+    steps: list[Step],
     layout: Layout,
     free: "Queue[Slot]",
     listener: Listener,
 ) -> None:
-    """Run a pack of trials on the next free slot."""
+    """Run a pack of steps on the next free slot."""
     slot = free.get()
     try:
         run_job(
-            trials,
+            steps,
             runs=layout.runs,
             datasets=layout.datasets,
             slot=slot,

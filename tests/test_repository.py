@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -46,6 +48,12 @@ def test_each_outer_package_has_its_home():
         if not path.relative_to(ROOT).as_posix().startswith(ALLOWED_HOMES.get(module.split(".")[0], ""))
     ]
     assert not wrong
+
+
+def test_a_finished_sweep_is_answered_without_torch():
+    """Importing it takes seconds, and the answer lies in tables."""
+    code = "import sys, ttl.cli, ttl.tables, ttl.search.outcome; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_strategies_have_one_set_of_names():

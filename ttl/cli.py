@@ -153,7 +153,7 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
     ] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="ftl, ttl, lwft or tf; repeatable.")] = None,
     granularity: Annotated[str | None, typer.Option(help="stage or block.")] = None,
-    planner: Annotated[str | None, typer.Option(help="exhaustive or two-stage.")] = None,
+    planner: Annotated[str | None, typer.Option(help="exhaustive, two-stage or race.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="fast, paper, or YAML such as '{base: fast, epochs: 12}'.")

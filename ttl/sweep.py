@@ -15,21 +15,25 @@ from filelock import FileLock
 
 from ttl.data.dataset import PackedDataset
 from ttl.errors import SearchError, TTLError
+from ttl.evaluation.statistics import Interval
 from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
-from ttl.models.names import Granularity
+from ttl.models.names import FULL, Granularity
 from ttl.models.profile import profile
 from ttl.params import Params
 from ttl.search import results
+from ttl.search.ledger import Key, key, ledger
 from ttl.search.outcome import Outcome, fingerprint, stamp, unstamp
 from ttl.search.packs import pack
-from ttl.search.planners import Known, find_planner, planned
-from ttl.search.selection import select
-from ttl.search.space import Space
+from ttl.search.plan import Judge, Known, Progress, follow
+from ttl.search.planners import find_planner
+from ttl.search.race import RACE, verdicts
+from ttl.search.selection import compare, select
+from ttl.search.space import Series, Space
 from ttl.training.launch import Slot, find_slots
 from ttl.training.runs import FAILED, Runs
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -43,41 +47,42 @@ class Sweep:
 
     def __init__(self, params: Params, layout: Layout, *, merge: bool = False) -> None:
         self.params, self.layout, self.merge = params, layout, merge
-        self.planner = find_planner(params.sweep.planner)
         self.datasets = {name: PackedDataset.open(layout.datasets / name) for name in params.datasets}
         for dataset in self.datasets.values():
             if dataset.info.task == "multilabel":
                 raise SearchError(f"{dataset.info.name} is multilabel, which cannot be trained yet")
         self.space = make_space(params, self.datasets)
+        self.differences: dict[tuple[tuple[str, ...], tuple[str, ...]], Interval] = {}
+        self.judge = Judge(
+            rule=params.selection,
+            provable=self._provable,
+            difference=self._difference,
+            size=self._size,
+        )
+        self.planner = find_planner(params.sweep.planner, self.judge)
         self.handed: set[str] = set()
         # Of before the training: what changes meanwhile is not what was trained on.
         self.key = fingerprint(params, layout, merge=merge)
 
-    def pending(self) -> list[Trial]:
-        """Return the trials to run next; none when the sweep is at its end."""
-        known: dict[str, Known] = {}
-        while True:
-            # A planner that sees a result may plan on from it: ask until it names a trial without one.
-            waiting = self.planner(self.space, known)
-            fresh = []
-            for trial in waiting:
-                found = self._find(trial)
-                if found is None or (found.status == FAILED and trial.trial_id not in self.handed):
-                    fresh.append(trial)
-                else:
-                    known[trial.trial_id] = found
-            if fresh or not waiting:
-                return fresh
+    def pending(self) -> list[Step]:
+        """Return the steps to run next; none when the sweep is at its end."""
+
+        def find(trial: Trial) -> Known | None:
+            found = self._find(trial)
+            again = found and found.status == FAILED and trial.trial_id not in self.handed
+            return None if again else found
+
+        return list(follow(self.planner, self.space, find).waiting)
 
     def slots(self) -> tuple[Slot, ...]:
         """Return the slots that jobs may run on."""
         return find_slots(self.params.sweep.processes, self.params.sweep.slots)
 
-    def jobs(self, trials: Sequence[Trial], slots: int) -> list[list[Trial]]:
-        """Share trials out into jobs, and remember that they were."""
-        self.handed |= {trial.trial_id for trial in trials}
-        weights = {trial.trial_id: self._work(trial) for trial in trials}
-        return pack(trials, weights, slots)
+    def jobs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
+        """Share steps out into jobs, and remember that they were."""
+        self.handed |= {step.trial.trial_id for step in steps}
+        weights = {step.trial.trial_id: self._work(step) for step in steps}
+        return pack(steps, weights, slots)
 
     def finish(self) -> Outcome:
         """Write the tables, select, and export the selected models.
@@ -89,7 +94,13 @@ class Sweep:
 
     def _finish(self) -> Outcome:
         runs = self.layout.runs
-        trials = results.collect(planned(self.planner, self.space, self._find), runs)
+        progress = follow(self.planner, self.space, self._find)
+        if progress.waiting:
+            step = progress.waiting[0]
+            raise SearchError(
+                f"{step.trial.label} ({step.trial.trial_id}) has no result: the sweep is not finished"
+            )
+        trials = results.collect(progress, runs)
         selections: dict[str, Any] = {}
         unselected: dict[str, str] = {}
         for name, dataset in self.datasets.items():
@@ -106,7 +117,7 @@ class Sweep:
             name: {"unselected": reason, "data": describe(self.datasets[name])}
             for name, reason in unselected.items()
         }
-        self._write(trials, selections | left_out)
+        self._write(trials, selections | left_out, ledger(self.space, progress, self._reasons(progress)))
         for name, selection in selections.items():
             _export(selection, runs, self.datasets[name], self.layout.models)
         outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
@@ -126,23 +137,54 @@ class Sweep:
         result = self.layout.runs.result(trial.trial_id)
         if result is None:
             return None
-        return Known(status=result["status"], val_auroc=result.get("val_auroc"))
+        if result["status"] == FAILED:
+            return Known(status=FAILED)
+        curve = self.layout.runs.history(trial.trial_id)["val_auroc"].to_list()
+        return Known(status=result["status"], best=result["val_auroc"], curve=tuple(curve))
 
-    def _write(self, trials: pl.DataFrame, entries: dict[str, Any]) -> None:
+    def _difference(self, ones: Sequence[Trial], references: Sequence[Trial]) -> Interval:
+        pair = tuple(trial.trial_id for trial in ones), tuple(trial.trial_id for trial in references)
+        if pair not in self.differences:
+            self.differences[pair] = compare(*pair, self.layout.runs.predictions, self.params.selection)
+        return self.differences[pair]
+
+    def _provable(self, name: str) -> bool:
+        val = self.datasets[name].samples.filter(pl.col("split") == "val")
+        patients = val.group_by("label").agg(pl.col("patient_id").n_unique())["patient_id"]
+        return bool((patients >= self.params.selection.patients).all())
+
+    def _size(self, series: Series, cut: Cut | None) -> float:
+        found = profile(series.backbone, self.params.sweep.image_size)
+        return found.size(series.strategy, cut.name if cut else FULL)
+
+    def _reasons(self, progress: Progress) -> dict[Key, str]:
+        if self.params.sweep.planner != RACE:
+            return {}
+        return {
+            key(verdict.model.trials[0]): verdict.reason
+            for name in self.datasets
+            for verdict in verdicts(self.space, name, progress.known, self.judge)
+        }
+
+    def _write(self, trials: pl.DataFrame, entries: dict[str, Any], book: pl.DataFrame) -> None:
         runs, folder = self.layout.runs, self.layout.results
         history = results.histories(trials, runs)
         if self.merge and (folder / results.TRIALS).is_file():
             others = results.read_trials(folder).filter(~pl.col("dataset").is_in(list(self.datasets)))
             kept = results.read_history(folder).filter(pl.col("trial_id").is_in(others["trial_id"].implode()))
             trials, history = pl.concat([others, trials]), pl.concat([kept, history])
+            elsewhere = ~pl.col("dataset").is_in(list(self.datasets))
+            book = pl.concat([results.read_ledger(folder).filter(elsewhere), book])
             before = results.read_entries(folder)
             entries = {name: one for name, one in before.items() if name not in self.datasets} | entries
-        results.write(folder, trials, history, entries)
+        results.write(folder, trials=trials, history=history, entries=entries, ledger=book)
 
-    def _work(self, trial: Trial) -> float:
-        found = profile(trial.backbone, trial.image_size)
+    def _work(self, step: Step) -> float:
+        trial, found = step.trial, self._find(step.trial)
         images = sum(self.datasets[trial.dataset].info.counts["train"].values())
-        return images * found.training_work(trial.strategy, trial.cut)
+        epochs = step.length - (len(found.curve) if found else 0)
+        work = profile(trial.backbone, trial.image_size).training_work(trial.strategy, trial.cut)
+        return epochs * images * work
 
 
 def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:

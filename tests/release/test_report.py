@@ -12,7 +12,7 @@ from ttl.errors import SearchError
 from ttl.release import figures
 from ttl.release.report import write_report
 from ttl.search import results
-from ttl.search.results import TRIALS_SCHEMA
+from ttl.search.results import LEDGER_SCHEMA, TRIALS_SCHEMA
 from ttl.training.runs import HISTORY_SCHEMA
 
 
@@ -20,7 +20,9 @@ def interval(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.01, "high": value + 0.01}
 
 
-def write_tables(folder: Path, *, seeds: int, failed: bool = False, selected: bool = True) -> None:
+def write_tables(
+    folder: Path, *, seeds: int, failed: bool = False, selected: bool = True, raced: bool = False
+) -> None:
     models = {("ftl", "full", -1): 1000, ("ttl", "a.0", 0): 10, ("ttl", "a.1", 1): 100, ("tf", "a.0", 0): 500}
     rows, history = [], []
     for (strategy, cut, index), params in models.items():
@@ -60,11 +62,18 @@ def write_tables(folder: Path, *, seeds: int, failed: bool = False, selected: bo
         "reference": whole, "chosen": chosen, "test_difference": interval(0.003), "notes": [],
         "candidates": [{**one, **difference} for one in (small, chosen, whole)],
     }  # fmt: skip
+    of = ("films", "net", "imagenet", "ttl")
+    ledger = [(*of, "a.1", 1, "stage", "to the end", 3 * seeds, 3 * seeds, "as good")]
+    if raced:
+        ledger.append((*of, "a.2", 2, "stage", "never", 0, 3 * seeds, "larger than <a.1>"))
     results.write(
         folder,
-        pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row"),
-        pl.DataFrame(history, schema=schema, orient="row"),
-        {"films": selection if selected else {"unselected": "the network burnt", "data": selection["data"]}},
+        trials=pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row"),
+        history=pl.DataFrame(history, schema=schema, orient="row"),
+        entries={
+            "films": selection if selected else {"unselected": "the network burnt", "data": selection["data"]}
+        },
+        ledger=pl.DataFrame(ledger, schema=LEDGER_SCHEMA, orient="row"),
     )
 
 
@@ -134,6 +143,16 @@ def test_a_dataset_without_a_selection_says_so(tmp_path: Path) -> None:
     assert "No model was selected: the network burnt" in text
     assert "SYNTHETIC images" in text
     assert "Revision r." in text
+
+
+def test_a_search_that_left_models_out_shows_its_ledger(tmp_path: Path) -> None:
+    write_tables(tmp_path, seeds=2)
+    assert "<h3>The search</h3>" not in write_report(tmp_path, tmp_path / "out").read_text()
+    write_tables(tmp_path, seeds=2, raced=True)
+    text = write_report(tmp_path, tmp_path / "out").read_text()
+    plain = " ".join(re.sub(r"<[^>]*>", " ", text.partition("<h3>The search</h3>")[2]).split())
+    assert plain.startswith("Every model that could have been trained: 1 never, 1 to the end; 50 % of all")
+    assert "ttl a.2 never 0/6 larger than &lt;a.1&gt;" in plain
 
 
 def test_weights_of_two_sources_are_two_models(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from ttl.data.sources.base import Contents, Sample
 from ttl.models.backbones import create, weights_sha256
 from ttl.models.cost import cost
 from ttl.models.network import NetworkSpec, build_network
-from ttl.training.job import run_trial
+from ttl.training.job import run_step
 from ttl.training.loop import make_accelerator
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 NAME = "squares"
 CLASSES = ("plain", "square")
@@ -57,7 +57,7 @@ def make(root: Path) -> Trained:
         "recipe": make_recipe({"base": "fast", "epochs": 1, "batch_size": 16, "resize": 1.25}),
     }
     trial = Trial(strategy="ttl", cut="blocks.1", cut_index=1, **common)
-    run_trial(trial, root / "datasets", runs, make_accelerator("no", cpu=True), lambda event: None)
+    run_step(Step(trial=trial), root / "datasets", runs, make_accelerator("no", cpu=True), lambda event: None)
     assert runs.result(trial.trial_id)["status"] == "completed", runs.result(trial.trial_id)
     whole = Trial(strategy="ftl", **common)
     network = build_network(

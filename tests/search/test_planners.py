@@ -1,12 +1,11 @@
 """Planners, by simulation: pure functions on plain values."""
 
-import itertools
-
 import pytest
 
 from ttl.errors import SearchError
 from ttl.models.cuts import Cut
-from ttl.search.planners import Known, exhaustive, find_planner, planned, two_stage
+from ttl.search.plan import Known, follow
+from ttl.search.planners import exhaustive, find_planner, two_stage
 from ttl.search.space import Space
 from ttl.training.recipe import RECIPES
 
@@ -38,16 +37,20 @@ def make_space(**changes):
 
 
 def simulate(planner, space, score, failing=()):
-    known, rounds = {}, []
-    while following := planner(space, known):
-        rounds.append(following)
-        for trial in following:
-            assert trial.trial_id not in known, "a trial was planned twice"
-            status = "failed" if trial.cut in failing else "completed"
-            known[trial.trial_id] = Known(
-                status=status, val_auroc=None if status == "failed" else score(trial)
+    """Return the rounds of trials that a planner asks for, each step done as it asks."""
+    done, rounds = {}, []
+    while waiting := follow(planner, space, lambda trial: done.get(trial.trial_id)).waiting:
+        rounds.append([step.trial for step in waiting])
+        for step in waiting:
+            assert step.trial.trial_id not in done, "a trial was planned twice"
+            value = score(step.trial)
+            done[step.trial.trial_id] = (
+                Known(status="failed")
+                if step.trial.cut in failing
+                else Known(status="completed", best=value, curve=(value,) * step.length)
             )
-    assert planned(planner, space, lambda trial: known.get(trial.trial_id)) == list(itertools.chain(*rounds))
+    progress = follow(planner, space, lambda trial: done.get(trial.trial_id))
+    assert list(progress.trials) == [trial.trial_id for trials in rounds for trial in trials]
     return rounds
 
 
@@ -63,7 +66,7 @@ def test_exhaustive_runs_every_cut_that_makes_a_network_of_its_own():
 def test_what_is_known_is_not_planned_again():
     space = make_space()
     every = exhaustive(space, {})
-    known = {trial.trial_id: Known(status="completed", val_auroc=0.9) for trial in every[:5]}
+    known = {step.trial.trial_id: Known(status="completed", best=0.9) for step in every[:5]}
     assert exhaustive(space, known) == every[5:]
 
 
@@ -96,8 +99,8 @@ def test_two_stage_prefers_the_smaller_of_equals_and_ignores_failures():
     assert len(simulate(two_stage, space, lambda _: 0.9, failing=STAGES)) == 1
 
 
-def test_an_unfinished_sweep_and_an_unknown_planner_are_errors():
-    with pytest.raises(SearchError, match="not finished"):
-        planned(exhaustive, make_space(), lambda _: None)
-    with pytest.raises(SearchError, match=r"no planner is called 'magic'.*exhaustive, two-stage"):
-        find_planner("magic")
+def test_what_has_not_been_trained_is_waited_for_and_an_unknown_planner_is_an_error():
+    space = make_space()
+    assert len(follow(exhaustive, space, lambda _: None).waiting) == len(exhaustive(space, {}))
+    with pytest.raises(SearchError, match=r"no planner is called 'magic'.*exhaustive, two-stage, race"):
+        find_planner("magic", None)

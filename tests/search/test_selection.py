@@ -106,7 +106,7 @@ def test_the_network_to_release_is_the_seed_best_on_validation_data():
 def test_a_model_with_a_failed_seed_is_left_out_and_said():
     found = select(*sweep(MODELS, failed=("ttl-b-1",)), SelectionRule(margin=0.02))
     assert found["chosen"]["cut"] == "c"
-    assert found["notes"] == ["net ttl b was left out: 1 of its 2 trials were not completed"]
+    assert found["notes"] == ["net ttl b was left out: 1 of its 2 trials failed"]
 
 
 def test_no_reference_is_an_error():
@@ -152,3 +152,14 @@ def test_the_leaderboard_is_mean_and_deviation_over_seeds():
 def test_pareto_front():
     points = [(1, 0.5), (2, 0.4), (2, 0.9), (3, 0.9), (4, 0.95)]
     assert pareto_front(points) == [0, 2, 4]
+
+
+def test_what_a_planner_gave_up_is_no_candidate_and_is_counted():
+    trials, predictions = sweep(MODELS)
+    stopped = pl.col("trial_id").is_in(["ttl-b-0", "ttl-b-1"])
+    trials = trials.with_columns(pl.when(stopped).then(pl.lit("stopped")).otherwise("status").alias("status"))
+    trials = trials.filter(pl.col("trial_id") != "ttl-a-1")
+    found = select(trials, predictions, SelectionRule(margin=0.02))
+    assert found["chosen"]["cut"] == "c"
+    assert [one["cut"] for one in found["candidates"]] == ["c", "full"]
+    assert found["notes"][0].startswith("2 models were not trained to the end with every seed")

@@ -11,7 +11,7 @@ from ttl.models.backbones import weights_sha256
 from ttl.training.launch import find_slots, run_job
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 RECIPE = make_recipe({"base": "fast", "epochs": 2, "batch_size": 16})
 
@@ -47,7 +47,13 @@ def test_a_trainer_that_is_killed_fails_one_trial_and_the_others_go_on(toy, data
             killed.append(trainer.pid)
             trainer.kill()
 
-    run_job(trials, runs=runs, datasets=datasets, slot=find_slots(1)[0], on_event=on_event)
+    run_job(
+        [Step(trial=one) for one in trials],
+        runs=runs,
+        datasets=datasets,
+        slot=find_slots(1)[0],
+        on_event=on_event,
+    )
     results = [runs.result(trial.trial_id) for trial in trials]
     assert [one["status"] for one in results] == ["completed", "failed", "completed"]
     assert "SIGKILL" in results[1]["error"]
@@ -61,7 +67,7 @@ def test_two_processes_score_every_sample_once_and_nearly_as_one_does(toy, datas
     assert one.trial_id != two.trial_id
     for trial in (one, two):
         slot = find_slots(trial.processes)[0]
-        run_job([trial], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
+        run_job([Step(trial=trial)], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
         assert runs.result(trial.trial_id)["status"] == "completed", runs.result(trial.trial_id)
     tables = [runs.predictions(trial.trial_id).sort("sample_id") for trial in (one, two)]
     assert tables[0]["sample_id"].equals(tables[1]["sample_id"])
@@ -107,5 +113,11 @@ def test_who_waits_for_another_sweep_says_so(tmp_path):
 def test_a_pack_that_cannot_start_fails_with_the_reason(processes, toy, datasets, tmp_path):
     trial = make_trial(toy, revision="another")
     runs = Runs(tmp_path / "runs")
-    run_job([trial], runs=runs, datasets=datasets, slot=find_slots(processes)[0], on_event=lambda _: None)
+    run_job(
+        [Step(trial=trial)],
+        runs=runs,
+        datasets=datasets,
+        slot=find_slots(processes)[0],
+        on_event=lambda _: None,
+    )
     assert "prepared anew" in runs.result(trial.trial_id)["error"]

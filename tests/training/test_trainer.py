@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from ttl.errors import ParamsError, TrialError
 from ttl.evaluation.metrics import evaluate
 from ttl.models.backbones import load_backbone, weights_sha256
-from ttl.training.job import run_trial
+from ttl.training.job import run_step
 from ttl.training.loop import FIRST_SCALE, Trainer, make_accelerator, reset_scaler
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 RECIPE = make_recipe({"base": "fast", "epochs": 2, "batch_size": 16})
 
@@ -44,7 +44,7 @@ def trial(toy):
 
 def run(trial, datasets, tmp_path, accelerator):
     runs, events = Runs(tmp_path / "runs"), []
-    run_trial(trial, datasets, runs, accelerator, events.append)
+    run_step(Step(trial=trial), datasets, runs, accelerator, events.append)
     return runs, runs.result(trial.trial_id), events
 
 
@@ -111,6 +111,35 @@ def test_resuming_gives_what_an_uninterrupted_training_gives(base, trial, toy, t
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
+def test_a_stopped_trial_goes_on_from_its_checkpoint_to_the_same_result(
+    trial, datasets, tmp_path, accelerator
+):
+    trial = dataclasses.replace(trial, recipe=make_recipe({"base": "fast", "epochs": 3, "batch_size": 16}))
+    whole = run(trial, datasets, tmp_path / "whole", accelerator)[0]
+    runs, events = Runs(tmp_path / "runs"), []
+    first, last = Step(trial=trial, epochs=2), Step(trial=trial)
+    run_step(first, datasets, runs, accelerator, events.append)
+    stopped = runs.result(trial.trial_id)
+    assert (stopped["status"], stopped["epochs"]) == ("stopped", 2)
+    assert (events[-1].kind, events[-1].epoch) == ("stopped", 2)
+    assert runs.has_reached(first)
+    assert not runs.has_reached(last)
+    # The test split is scored at the end alone.
+    assert set(runs.predictions(trial.trial_id)["split"]) == {"val"}
+    assert not any(name.startswith("test_") for name in stopped)
+    seconds = runs.history(trial.trial_id)["seconds"].to_list()
+    run_step(last, datasets, runs, accelerator, events.append)
+    assert runs.has_reached(last)
+    assert runs.history(trial.trial_id)["seconds"].to_list()[:2] == seconds, "it started again"
+    folders = [one.folder(trial.trial_id) for one in (whole, runs)]
+    assert {path.name for path in folders[0].iterdir()} == {path.name for path in folders[1].iterdir()}
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    times = {"train_seconds", "latency_ms"}
+    results = [one.result(trial.trial_id) for one in (whole, runs)]
+    assert all(results[0][name] == results[1][name] for name in results[0].keys() - times)
+
+
 def test_a_damaged_checkpoint_starts_again(trial, datasets, tmp_path, accelerator, caplog):
     clean = run(trial, datasets, tmp_path / "clean", accelerator)[1]
     runs = Runs(tmp_path / "runs")
@@ -170,10 +199,10 @@ def test_the_plateau_schedule_stops_under_its_lowest_rate(trial, toy, tmp_path, 
 def test_a_failure_is_replaced_by_a_result(trial, tmp_path):
     runs = Runs(tmp_path)
     runs.publish_failure(trial, "the machine burnt down")
-    assert not runs.is_final(trial.trial_id)
+    assert not runs.has_reached(Step(trial=trial))
     assert runs.result(trial.trial_id) == {"status": "failed", "error": "the machine burnt down"}
     runs.publish(trial, {"status": "completed", "val_ece": float("nan")})
-    assert runs.is_final(trial.trial_id)
+    assert runs.has_reached(Step(trial=trial))
     assert json.loads((runs.folder(trial.trial_id) / "result.json").read_text())["val_ece"] is None
 
 

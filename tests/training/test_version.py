@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ttl.models.backbones import weights_sha256
-from ttl.training.job import run_trial
+from ttl.training.job import run_step
 from ttl.training.loop import make_accelerator
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
-from ttl.training.trial import TRAINING_VERSION, Trial
+from ttl.training.trial import TRAINING_VERSION, Step, Trial
 
 EXPECTED = {
     2: {
@@ -46,7 +46,7 @@ def test_nor_does_that_of_pretrained_weights_by_the_papers_recipe(strategy, toy,
         seed=0,
     )
     runs = Runs(tmp_path)
-    run_trial(trial, datasets, runs, make_accelerator("no", cpu=True), lambda _: None)
+    run_step(Step(trial=trial), datasets, runs, make_accelerator("no", cpu=True), lambda _: None)
     result = runs.result(trial.trial_id)
     found = [result[name] for name in ("val_loss", "val_auroc", "threshold", "test_auroc", "test_ece")]
     loss, *others = EXPECTED_PRETRAINED[TRAINING_VERSION][strategy]
@@ -69,7 +69,7 @@ def test_a_result_does_not_change_without_its_version(strategy, toy, datasets, t
         seed=0,
     )
     runs = Runs(tmp_path)
-    run_trial(trial, datasets, runs, make_accelerator("no", cpu=True), lambda _: None)
+    run_step(Step(trial=trial), datasets, runs, make_accelerator("no", cpu=True), lambda _: None)
     losses = runs.history(trial.trial_id)["val_loss"].to_list()
     # Another processor sums in another order: the last digits are its own.
     assert losses == pytest.approx(EXPECTED[TRAINING_VERSION][strategy], rel=2e-3), losses

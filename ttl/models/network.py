@@ -59,13 +59,15 @@ class Strategy:
     """What happens below and above the cut.
 
     `work` estimates the multiply-accumulates of training on one image, from those of the layers below the
-    cut and those above it; a backward pass costs two forward ones. `cuts` is false where there is no cut;
+    cut and those above it; a backward pass costs two forward ones. `size` estimates the parameters likewise.
+    `cuts` is false where there is no cut;
     `differs_at_top` says whether a cut with nothing above it gives another network than the whole backbone.
     """
 
     title: str
     build: Build
     work: Callable[[float, float], float]
+    size: Callable[[float, float], float]
     cuts: bool = True
     differs_at_top: bool = False
 
@@ -111,17 +113,29 @@ STRATEGIES: dict[str, Strategy] = {
         title="full transfer learning",
         build=_full_transfer,
         work=lambda low, high: 3 * (low + high),
+        size=lambda low, high: low + high,
         cuts=False,
     ),
-    "ttl": Strategy(title="truncated transfer learning", build=_truncated, work=lambda low, _: 3 * low),
+    "ttl": Strategy(
+        title="truncated transfer learning",
+        build=_truncated,
+        work=lambda low, _: 3 * low,
+        size=lambda low, _: low,
+    ),
     "lwft": Strategy(
         title="layer-wise finetuning",
         build=_layer_wise_finetuning,
         work=lambda low, high: low + 3 * high,
+        size=lambda low, high: low + high,
         differs_at_top=True,
     ),
-    # Layers half as wide at both ends have a quarter of the products.
-    "tf": Strategy(title="TransFusion", build=_transfusion, work=lambda low, high: 3 * (low + high / 4)),
+    # Layers half as wide at both ends have a quarter of the products, and of the weights.
+    "tf": Strategy(
+        title="TransFusion",
+        build=_transfusion,
+        work=lambda low, high: 3 * (low + high / 4),
+        size=lambda low, high: low + high / 4,
+    ),
 }
 """Peng et al., BMVC 2023, table 1; TransFusion after Raghu et al., NeurIPS 2019."""
 

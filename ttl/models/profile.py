@@ -1,13 +1,14 @@
-"""What each trial will cost to train, estimated from one forward pass, to balance jobs by."""
+"""What each trial will cost, estimated from one forward pass: to balance jobs by, and to order models."""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 
 from ttl.models.backbones import create
 from ttl.models.cost import counting
-from ttl.models.names import Strategy
+from ttl.models.names import FULL, Strategy
 from ttl.models.network import STRATEGIES
 from ttl.models.order import evaluating, trace
 
@@ -16,16 +17,32 @@ PER_IMAGE = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """Multiply-accumulates of one image: of the whole backbone, and of what lies at and below each module."""
+class Parts:
+    """A quantity of the whole backbone, and of what lies at and below each of its modules."""
 
     total: int
     below: dict[str, int]
 
+    def at(self, cut: str) -> tuple[int, int]:
+        """Return the quantity at and below the cut, and above it."""
+        low = self.total if cut == FULL else self.below[cut]
+        return low, self.total - low
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The multiply-accumulates of one image, and the parameters without the classifier's."""
+
+    macs: Parts
+    params: Parts
+
     def training_work(self, strategy: Strategy, cut: str) -> float:
-        """Return the work of one image, forward and backward."""
-        low = self.below.get(cut, self.total)
-        return STRATEGIES[strategy].work(low, self.total - low) + PER_IMAGE
+        """Return the work of one image, forward and backward, in multiply-accumulates."""
+        return STRATEGIES[strategy].work(*self.macs.at(cut)) + PER_IMAGE
+
+    def size(self, strategy: Strategy, cut: str) -> float:
+        """Return the number of parameters, without the head's."""
+        return STRATEGIES[strategy].size(*self.params.at(cut))
 
 
 @lru_cache
@@ -36,13 +53,24 @@ def profile(backbone: str, image_size: int) -> Profile:
     with evaluating(model), counting() as counter:
         model(torch.zeros(1, 3, image_size, image_size))
     leaves = {name for name, module in model.named_modules() if not list(module.children())}
-    counts = {
-        name.partition(".")[2]: sum(operations.values()) // 2
+    macs = {
+        leaf: sum(operations.values()) // 2
         for name, operations in counter.get_flop_counts().items()
+        if (leaf := name.partition(".")[2]) in leaves
     }
-    parts = {name: count for name, count in counts.items() if name in leaves}
-    below = {
-        module: sum(count for name, count in parts.items() if runs[name].end <= run.end)
-        for module, run in runs.items()
+    head = cast("Any", model).get_classifier()
+    params = {
+        name: sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        for name, module in model.named_modules()
+        if module is not head
     }
-    return Profile(total=sum(parts.values()), below=below)
+
+    def parts(counts: dict[str, int]) -> Parts:
+        # By when a module starts: a network's own tokens and embeddings come in at the bottom.
+        below = {
+            cut: sum(count for name, count in counts.items() if name in runs and runs[name].start <= run.end)
+            for cut, run in runs.items()
+        }
+        return Parts(total=sum(counts.values()), below=below)
+
+    return Profile(macs=parts(macs), params=parts(params))

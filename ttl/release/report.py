@@ -25,10 +25,17 @@ def write_report(folder: Path, out: Path) -> Path:
     Raises `SearchError` if there are no tables.
     """
     trials, history = results.read_trials(folder), results.read_history(folder)
-    entries = results.read_entries(folder)
+    entries, ledger = results.read_entries(folder), results.read_ledger(folder)
     names = sorted(trials["dataset"].unique().to_list())
     sections = [
-        section(name, trials.filter(pl.col("dataset") == name), history, entries[name]) for name in names
+        section(
+            name,
+            trials.filter(pl.col("dataset") == name),
+            history,
+            entries[name],
+            ledger.filter(pl.col("dataset") == name),
+        )
+        for name in names
     ]
     environment = Environment(
         loader=PackageLoader("ttl.release"),
@@ -48,7 +55,11 @@ def write_report(folder: Path, out: Path) -> Path:
 
 
 def section(
-    name: str, trials: pl.DataFrame, history: pl.DataFrame, entry: Mapping[str, Any]
+    name: str,
+    trials: pl.DataFrame,
+    history: pl.DataFrame,
+    entry: Mapping[str, Any],
+    ledger: pl.DataFrame,
 ) -> dict[str, Any]:
     """Return all that the page says of one dataset; `entry` is its part of `selection.json`."""
     board = results.leaderboard(trials)
@@ -73,6 +84,7 @@ def section(
         "rows": rows,
         "whole": next((row for row in rows if row["role"] in ("reference", "selected, reference")), None),
         "failures": failed.select("strategy", "cut", "seed", "error").to_dicts(),
+        "ledger": search_of(ledger),
         "trials": trials.height,
         "seeds": trials["seed"].n_unique(),
         "drawn": _draw(
@@ -104,6 +116,17 @@ def role(row: Mapping[str, Any], chosen: Model | None, reference: Model | None) 
     return ", ".join(
         word for word, known in (("selected", chosen), ("reference", reference)) if model == known
     )
+
+
+def search_of(ledger: pl.DataFrame) -> dict[str, Any] | None:
+    """Return the ledger of a search that did not train everything; None where it did."""
+    if (ledger["trained"] == "to the end").all():
+        return None
+    return {
+        "rows": [{**row, "factors": [row[name] for name in several(ledger)]} for row in ledger.to_dicts()],
+        "models": dict(ledger.group_by("trained").len().iter_rows()),
+        "share": int(ledger["epochs"].sum()) / int(ledger["full_epochs"].sum()),
+    }
 
 
 def legend(trials: pl.DataFrame) -> list[dict[str, str]]:

@@ -1,77 +1,49 @@
-"""Planners: which trials to run next, given what is known. Pure functions, no files and no clock."""
+"""Planners: which steps to run next, given what is known. Pure functions, no files and no clock."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 
 from ttl.errors import SearchError
 from ttl.models.cuts import Cut
+from ttl.search.plan import Judge, Planner, Results, to_the_end
+from ttl.search.race import RACE, race
 from ttl.search.space import Series, Space, is_last_block
 from ttl.training.runs import COMPLETED
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known of a trial that has ended: its status, and its validation AUROC if it was completed."""
+def find_planner(name: str, judge: Judge) -> Planner:
+    """Return the planner of this name; `race` asks `judge` what the selection would say."""
+    planners: dict[str, Planner] = {
+        "exhaustive": exhaustive,
+        "two-stage": two_stage,
+        RACE: partial(race, judge=judge),
+    }
+    if name not in planners:
+        raise SearchError(f"no planner is called {name!r}; there are: {', '.join(planners)}")
+    return planners[name]
 
-    status: str
-    val_auroc: float | None
 
-
-Results = Mapping[str, Known]
-Planner = Callable[[Space, Results], list[Trial]]
-
-
-def exhaustive(space: Space, known: Results) -> list[Trial]:
+def exhaustive(space: Space, known: Results) -> list[Step]:
     """Plan every strategy at every cut of the space's granularity, with every seed."""
     wanted = [trial for series in space.series() for trial in series.trials(space.granularity)]
-    return _unknown(wanted, known)
+    return to_the_end(wanted, known)
 
 
-def two_stage(space: Space, known: Results) -> list[Trial]:
+def two_stage(space: Space, known: Results) -> list[Step]:
     """Plan as the paper does (Peng et al., BMVC 2023): stage cuts first, then the blocks near the best.
 
     For each dataset, backbone and strategy, the best stage cut is that of the highest mean validation AUROC
     (of equals, the smaller network); then come the block cuts strictly between its neighbouring stages.
     """
     coarse = [trial for series in space.series() for trial in series.trials("stage")]
-    waiting = _unknown(coarse, known)
+    waiting = to_the_end(coarse, known)
     if waiting:
         return waiting
     fine = [
         trial for series in space.series() for cut in _near_best(series, known) for trial in series.at(cut)
     ]
-    return _unknown(fine, known)
-
-
-PLANNERS: dict[str, Planner] = {"exhaustive": exhaustive, "two-stage": two_stage}
-
-
-def find_planner(name: str) -> Planner:
-    """Return the planner of this name."""
-    if name not in PLANNERS:
-        raise SearchError(f"no planner is called {name!r}; there are: {', '.join(PLANNERS)}")
-    return PLANNERS[name]
-
-
-def planned(planner: Planner, space: Space, find: Callable[[Trial], Known | None]) -> list[Trial]:
-    """Return the trials of a sweep that has come to its end: all that its planner would have run.
-
-    `find` gives what is known of a trial. Raises `SearchError` for the first of which nothing is.
-    """
-    seen: dict[str, Known] = {}
-    trials: list[Trial] = []
-    while following := planner(space, seen):
-        for trial in following:
-            found = find(trial)
-            if found is None:
-                raise SearchError(
-                    f"{trial.label} ({trial.trial_id}) has no result: the sweep is not finished"
-                )
-            seen[trial.trial_id] = found
-        trials += following
-    return trials
+    return to_the_end(fine, known)
 
 
 def _near_best(series: Series, known: Results) -> list[Cut]:
@@ -97,14 +69,8 @@ def _block_end(stage: str, blocks: tuple[str, ...]) -> int:
 
 def _mean_auroc(trials: list[Trial], known: Results) -> float:
     values = [
-        found.val_auroc
+        found.best
         for trial in trials
-        if (found := known.get(trial.trial_id)) and found.status == COMPLETED and found.val_auroc is not None
+        if (found := known.get(trial.trial_id)) and found.status == COMPLETED and found.best is not None
     ]
     return sum(values) / len(values) if values else -math.inf
-
-
-def _unknown(trials: list[Trial], known: Results) -> list[Trial]:
-    """Return the trials without a result, each once."""
-    fresh = {trial.trial_id: trial for trial in trials if trial.trial_id not in known}
-    return list(fresh.values())

@@ -2,20 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
 from ttl.errors import SearchError
-from ttl.training.runs import COMPLETED, FAILED, HISTORY_SCHEMA, Runs
-from ttl.training.trial import Trial
+from ttl.training.runs import COMPLETED, FAILED, HISTORY_SCHEMA, STOPPED, Runs
+
+if TYPE_CHECKING:
+    from ttl.search.plan import Progress
 
 TRIALS = "trials.parquet"
 LEADERBOARD = "leaderboard.csv"
 HISTORIES = "history.parquet"
 SELECTION = "selection.json"
+LEDGER = "ledger.csv"
 
 _METRICS = [
     "val_loss",
@@ -68,6 +70,24 @@ MODEL = [
 MODEL += ["processes"]
 """What makes a row of the leaderboard: a trial without its seed."""
 
+LEDGER_SCHEMA = pl.Schema(
+    {
+        "dataset": pl.String,
+        "backbone": pl.String,
+        "source": pl.String,
+        "strategy": pl.String,
+        "cut": pl.String,
+        "cut_index": pl.Int64,
+        "granularity": pl.String,
+        "trained": pl.String,
+        "epochs": pl.Int64,
+        "full_epochs": pl.Int64,
+        "reason": pl.String,
+    }
+)
+"""`trained` is `to the end` (every seed), `in part`, `failed` or `never`. `epochs` are those trained, over
+all seeds, of `full_epochs` that the recipe allows."""
+
 AVERAGED = [
     "val_loss",
     "val_auroc",
@@ -82,14 +102,16 @@ AVERAGED = [
 COSTS = ["params", "macs", "model_bytes", "latency_ms", "train_seconds"]
 
 
-def collect(trials: Sequence[Trial], runs: Runs) -> pl.DataFrame:
-    """Return one row for each trial that has a result, in the trials' order, with `TRIALS_SCHEMA`."""
+def collect(progress: "Progress", runs: Runs) -> pl.DataFrame:
+    """Return one row for each trial that a planner asked for, in its order, with `TRIALS_SCHEMA`."""
     rows = []
-    for trial in trials:
-        result = runs.result(trial.trial_id)
-        if result is None:
-            continue
-        values = {**result, **trial.to_dict(), "recipe": trial.recipe.name, "trial_id": trial.trial_id}
+    for trial_id, trial in progress.trials.items():
+        result, known = runs.result(trial_id) or {}, progress.known[trial_id]
+        if known.status == STOPPED and result["status"] == COMPLETED:
+            # Another sweep trained it on: this one knows, and chooses by, what its own planner asked for.
+            result = {name: result[name] for name in (*COSTS, "device") if name != "train_seconds"}
+            result |= {"status": STOPPED, "epochs": len(known.curve), "val_auroc": known.best}
+        values = {**result, **trial.to_dict(), "recipe": trial.recipe.name, "trial_id": trial_id}
         rows.append({name: values.get(name) for name in TRIALS_SCHEMA})
     return pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row")
 
@@ -128,14 +150,22 @@ def leaderboard(trials: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def write(folder: Path, trials: pl.DataFrame, history: pl.DataFrame, selections: dict[str, Any]) -> None:
-    """Write the four files of a sweep's results, each in one step."""
+def write(
+    folder: Path,
+    *,
+    trials: pl.DataFrame,
+    history: pl.DataFrame,
+    entries: dict[str, Any],
+    ledger: pl.DataFrame,
+) -> None:
+    """Write the files of a sweep's results, each in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(selections, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
     for name, save in (
         (TRIALS, trials.write_parquet),
         (LEADERBOARD, leaderboard(trials).write_csv),
         (HISTORIES, history.write_parquet),
+        (LEDGER, ledger.write_csv),
         (SELECTION, lambda path: cast("Path", path).write_text(text, encoding="utf-8")),
     ):
         aside = folder / f".{name}"
@@ -151,6 +181,11 @@ def read_trials(folder: Path) -> pl.DataFrame:
 def read_history(folder: Path) -> pl.DataFrame:
     """Return `history.parquet` of the folder."""
     return _read(folder, HISTORIES)
+
+
+def read_ledger(folder: Path) -> pl.DataFrame:
+    """Return `ledger.csv` of the folder."""
+    return pl.read_csv(_existing(folder, LEDGER), schema=LEDGER_SCHEMA)
 
 
 def read_entries(folder: Path) -> dict[str, Any]:
@@ -171,7 +206,7 @@ def digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each table in the folder. Raises `OSError` if one is not there."""
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in (TRIALS, LEADERBOARD, HISTORIES, SELECTION)
+        for name in (TRIALS, LEADERBOARD, HISTORIES, LEDGER, SELECTION)
     }
 
 

@@ -14,7 +14,7 @@ from ttl.errors import SearchError
 from ttl.evaluation.statistics import Interval, auroc, interval, metrics_at, paired_difference
 from ttl.search.results import MODEL
 from ttl.search.rule import SelectionRule
-from ttl.training.runs import COMPLETED
+from ttl.training.runs import COMPLETED, FAILED, STOPPED
 
 Predictions = Callable[[str], pl.DataFrame]
 """From a trial's id to its predictions."""
@@ -68,7 +68,7 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
     Choices are made on validation predictions. The test split is scored for the chosen model and the
     reference alone. Raises `SearchError` if no ftl trial was completed.
     """
-    candidates, notes = _candidates(trials)
+    candidates, notes, given_up = _candidates(trials)
     wholes = [one for one in candidates if one.values["strategy"] == "ftl"]
     if not wholes:
         asked = trials.filter(pl.col("strategy") == "ftl")
@@ -79,14 +79,17 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
             if asked.height
             else "the sweep has no trial of the whole network to compare with; add the strategy ftl"
         )
-    settings = {"confidence": rule.confidence, "resamples": rule.resamples}
-    val = {one.trial_ids: _scores(one, predictions, "val") for one in candidates}
+    settings = _settings(rule)
+    val = {one.trial_ids: _scores(one.trial_ids, predictions, "val") for one in candidates}
     means = {one.trial_ids: _mean_auroc(val[one.trial_ids]) for one in candidates}
     reference = max(wholes, key=lambda one: (means[one.trial_ids], -one.params))
     compared = [one for one in candidates if set(one.seeds) == set(reference.seeds)]
-    for one in candidates:
-        if one not in compared:
-            notes.append(f"{one.name} was left out: its seeds {list(one.seeds)} are not the reference's")
+    given_up += len(candidates) - len(compared)
+    if given_up:
+        notes.append(
+            f"{given_up} models were not trained to the end with every seed: the planner gave them up, "
+            "and the ledger says why"
+        )
     rows, chosen = [], reference
     fewest = _fewest_patients(val[reference.trial_ids])
     enough = fewest >= rule.patients
@@ -99,7 +102,7 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
         difference = (
             Interval(value=0.0, low=0.0, high=0.0)
             if one is reference
-            else _difference(val[one.trial_ids], val[reference.trial_ids], settings)
+            else _difference(val[one.trial_ids], val[reference.trial_ids], rule)
         )
         non_inferior = one is reference or (enough and difference.low > -rule.margin)
         if non_inferior and one.params < chosen.params:
@@ -118,7 +121,7 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
                 "from the reference; more, or harder, validation images would"
             )
     pair = {"chosen": chosen, "reference": reference}
-    test = {role: _scores(one, predictions, "test") for role, one in pair.items()}
+    test = {role: _scores(one.trial_ids, predictions, "test") for role, one in pair.items()}
     summary = {
         role: {
             **one.to_dict(),
@@ -137,9 +140,17 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
         **summary,
         "candidates": rows,
         "figures": figures,
-        "test_difference": dataclasses.asdict(_difference(test["chosen"], test["reference"], settings)),
+        "test_difference": dataclasses.asdict(_difference(test["chosen"], test["reference"], rule)),
         "notes": notes,
     }
+
+
+def compare(
+    trial_ids: Sequence[str], reference_ids: Sequence[str], predictions: Predictions, rule: SelectionRule
+) -> Interval:
+    """Return the interval of the difference in validation AUROC between two models, by their trials."""
+    candidate, reference = (_scores(ids, predictions, "val") for ids in (trial_ids, reference_ids))
+    return _difference(candidate, reference, rule)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -152,17 +163,20 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _candidates(trials: pl.DataFrame) -> tuple[list[Candidate], list[str]]:
-    """Return the models all of whose trials were completed, and a note on each of the others."""
-    found, notes = [], []
+def _candidates(trials: pl.DataFrame) -> tuple[list[Candidate], list[str], int]:
+    """Return the models all of whose trials were completed, a note on each that failed, how many stopped."""
+    found, notes, stopped = [], [], 0
     for _, group in trials.sort("seed").group_by(GROUP, maintain_order=True):
-        lost = group.filter(pl.col("status") != COMPLETED)
+        failed = group.filter(pl.col("status") == FAILED).height
         first = group.row(0, named=True)
-        if lost.height:
+        if failed:
             notes.append(
                 f"{first['backbone']} {first['strategy']} {first['cut']} was left out: "
-                f"{lost.height} of its {group.height} trials were not completed"
+                f"{failed} of its {group.height} trials failed"
             )
+            continue
+        if (group["status"] == STOPPED).any():
+            stopped += 1
             continue
         aurocs, losses = group["val_auroc"].to_list(), group["val_loss"].to_list()
         best = max(range(group.height), key=lambda i: (aurocs[i], -losses[i], -i))
@@ -178,17 +192,16 @@ def _candidates(trials: pl.DataFrame) -> tuple[list[Candidate], list[str]]:
                 best=best,
             )
         )
-    return found, notes
+    return found, notes, stopped
 
 
-def _scores(candidate: Candidate, predictions: Predictions, split: str) -> Scores:
+def _scores(trial_ids: Sequence[str], predictions: Predictions, split: str) -> Scores:
     tables = [
-        predictions(trial_id).filter(pl.col("split") == split).sort("sample_id")
-        for trial_id in candidate.trial_ids
+        predictions(trial_id).filter(pl.col("split") == split).sort("sample_id") for trial_id in trial_ids
     ]
     samples = [tuple(table["sample_id"].to_list()) for table in tables]
     if len(set(samples)) != 1:
-        raise SearchError(f"{candidate.name}: its seeds were not scored on the same {split} samples")
+        raise SearchError(f"trials {', '.join(trial_ids)} were not scored on the same {split} samples")
     return Scores(
         labels=tables[0]["label"].to_numpy(),
         patients=tables[0]["patient_id"].to_numpy(),
@@ -212,7 +225,7 @@ def _auroc_interval(scores: Scores, settings: dict[str, Any]) -> dict[str, float
     return dataclasses.asdict(found)
 
 
-def _difference(candidate: Scores, reference: Scores, settings: dict[str, Any]) -> Interval:
+def _difference(candidate: Scores, reference: Scores, rule: SelectionRule) -> Interval:
     if candidate.samples != reference.samples:
         raise SearchError("two models were scored on different samples of one split; run the sweep again")
     return paired_difference(
@@ -220,8 +233,12 @@ def _difference(candidate: Scores, reference: Scores, settings: dict[str, Any]) 
         candidate.probabilities,
         reference.probabilities,
         candidate.patients,
-        **settings,
+        **_settings(rule),
     )
+
+
+def _settings(rule: SelectionRule) -> dict[str, Any]:
+    return {"confidence": rule.confidence, "resamples": rule.resamples}
 
 
 def _figures(

@@ -6,12 +6,15 @@ from typing import Literal
 
 PREFIX = "@ttl "
 
+ENDS = ("completed", "stopped", "failed")
+"""Kinds of event after which a trial has its result."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something happened to a trial. `text` is the reason of a failure, or a message."""
 
-    kind: Literal["started", "epoch", "completed", "failed", "message"]
+    kind: Literal["started", "epoch", "completed", "stopped", "failed", "message"]
     trial_id: str
     epoch: int = 0
     epochs: int = 0

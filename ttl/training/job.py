@@ -1,4 +1,4 @@
-"""A job: what `accelerate launch` runs, once for each process of it. It works through a pack of trials.
+"""A job: what `accelerate launch` runs, once for each process of it. It works through a pack of steps.
 
 `python -m ttl.training.job PACK.json`. Each trial's folder appears when the trial ends. Events go to the
 standard output of the first process, one line each.
@@ -29,16 +29,16 @@ from ttl.processes import die_with
 from ttl.training.events import Event, encode
 from ttl.training.loop import Epoch, Scored, Trainer, make_accelerator
 from ttl.training.runs import (
-    CHECKPOINT,
     COMPLETED,
     HISTORY,
     HISTORY_SCHEMA,
     PREDICTIONS,
     PREDICTIONS_SCHEMA,
+    STOPPED,
     WEIGHTS,
     Runs,
 )
-from ttl.training.trial import Trial
+from ttl.training.trial import Step
 
 logger = logging.getLogger("ttl.training.job")
 
@@ -46,11 +46,11 @@ PACKAGES = ("torch", "timm", "accelerate", "numpy")
 
 
 def main(pack: Path) -> None:
-    """Run the trials that the file `pack` lists."""
+    """Run the steps that the file `pack` lists."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     wanted = json.loads(pack.read_text(encoding="utf-8"))
     die_with(wanted["parent"])
-    trials = [Trial.from_dict(values) for values in wanted["trials"]]
+    steps = [Step.from_dict(values) for values in wanted["steps"]]
     # No algorithm is chosen by timing, which would differ run after run.
     torch.backends.cudnn.benchmark = False
     accelerator = make_accelerator(wanted["precision"], cpu=wanted["device"] == "cpu")
@@ -61,21 +61,22 @@ def main(pack: Path) -> None:
             sys.stdout.write(encode(event) + "\n")
             sys.stdout.flush()
 
-    for trial in trials:
-        run_trial(trial, Path(wanted["datasets"]), runs, accelerator, report)
+    for step in steps:
+        run_step(step, Path(wanted["datasets"]), runs, accelerator, report)
 
 
-def run_trial(
-    trial: Trial, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
+def run_step(
+    step: Step, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
-    """Run one trial to its result. A failure becomes the result; of several processes, the job ends.
+    """Run one step to its result. A failure becomes the result; of several processes, the job ends.
 
     (When one of several processes fails alone, the others wait for it without end. So it ends, the
     launcher ends the others, and whoever launched the job sees which trial it was.)
     """
-    report(Event(kind="started", trial_id=trial.trial_id, epochs=trial.recipe.epochs))
+    trial = step.trial
+    report(Event(kind="started", trial_id=trial.trial_id, epochs=step.length))
     try:
-        _train(trial, datasets, runs, accelerator, report)
+        _train(step, datasets, runs, accelerator, report)
     except Exception as error:
         logger.exception("%s (%s) failed", trial.label, trial.trial_id)
         if accelerator.num_processes > 1:
@@ -97,10 +98,14 @@ def describe(error: BaseException) -> str:
 
 
 def _train(
-    trial: Trial, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
+    step: Step, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
+    trial = step.trial
     dataset = PackedDataset.open(datasets / trial.dataset)
-    trainer = Trainer(trial, dataset, accelerator, runs.work(trial.trial_id) / CHECKPOINT)
+    if accelerator.is_main_process:
+        runs.checkpoint(trial.trial_id)
+    accelerator.wait_for_everyone()
+    trainer = Trainer(trial, dataset, accelerator, runs.checkpoint(trial.trial_id))
 
     def on_epoch(epoch: Epoch) -> None:
         report(
@@ -108,14 +113,16 @@ def _train(
                 kind="epoch",
                 trial_id=trial.trial_id,
                 epoch=epoch.epoch,
-                epochs=trial.recipe.epochs,
+                epochs=step.length,
                 val_auroc=epoch.val_auroc,
             )
         )
 
     try:
-        trainer.run(on_epoch)
-        scored = {split: trainer.score(split) for split in ("val", "test")}
+        trainer.run(on_epoch, step.epochs)
+        # The test split is scored once, at the end.
+        splits = ("val", "test") if trainer.finished else ("val",)
+        scored = {split: trainer.score(split) for split in splits}
         if accelerator.is_main_process:
             result = summarise(trainer, scored)
             work = runs.work(trial.trial_id)
@@ -125,14 +132,15 @@ def _train(
             state = trainer.network.net.state_dict()
             save_file({name: value.contiguous().cpu() for name, value in state.items()}, work / WEIGHTS)
             runs.publish(trial, result)
-            report(Event(kind="completed", trial_id=trial.trial_id, val_auroc=result["val_auroc"]))
+            ended = {"epoch": result["epochs"], "val_auroc": result["val_auroc"]}
+            report(Event(kind=result["status"], trial_id=trial.trial_id, **ended))
         accelerator.wait_for_everyone()
     finally:
         trainer.close()
 
 
 def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
-    """Return what `result.json` says of a trial that has been trained to its end."""
+    """Return what `result.json` says of a trial that was trained to its end, or stopped on the way."""
     trial, labels = trainer.trial, trainer.labels
     probabilities = {split: softmax(one.logits) for split, one in scored.items()}
     truth = {split: labels[one.indices] for split, one in scored.items()}
@@ -140,7 +148,7 @@ def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
     measured = cost(trainer.network, trial.image_size)
     images = len(trainer.train_indices) * len(trainer.history)
     result: dict[str, Any] = {
-        "status": COMPLETED,
+        "status": COMPLETED if trainer.finished else STOPPED,
         "error": None,
         "epochs": len(trainer.history),
         "best_epoch": trainer.best_epoch,

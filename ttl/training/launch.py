@@ -1,4 +1,4 @@
-"""Launching jobs: a pack of trials under `accelerate launch`, on the devices of one slot."""
+"""Launching jobs: a pack of steps under `accelerate launch`, on the devices of one slot."""
 
 import json
 import os
@@ -18,9 +18,9 @@ import yaml
 
 from ttl.errors import TrialError
 from ttl.processes import kill_children
-from ttl.training.events import Event, decode
+from ttl.training.events import ENDS, Event, decode
 from ttl.training.runs import Runs
-from ttl.training.trial import Trial
+from ttl.training.trial import Step
 
 OnEvent = Callable[[Event], None]
 
@@ -72,24 +72,24 @@ def stop() -> None:
     kill_children()
 
 
-def run_job(trials: Sequence[Trial], *, runs: Runs, datasets: Path, slot: Slot, on_event: OnEvent) -> None:
-    """Run a pack of trials until each has a result, failed ones included.
+def run_job(steps: Sequence[Step], *, runs: Runs, datasets: Path, slot: Slot, on_event: OnEvent) -> None:
+    """Run a pack of steps until each has a result, failed ones included.
 
     All trials have one number of processes and one precision. When a job dies, the trial that it was at
     becomes `failed` with the reason, and the rest is launched again.
     """
-    shared = {(trial.processes, trial.recipe.precision) for trial in trials}
-    assert shared == {(slot.processes, trials[0].recipe.precision)}, f"a pack mixes {shared}"
+    shared = {(step.trial.processes, step.trial.recipe.precision) for step in steps}
+    assert shared == {(slot.processes, steps[0].trial.recipe.precision)}, f"a pack mixes {shared}"
 
     def on_wait(trial_id: str) -> None:
         on_event(Event(kind="message", trial_id=trial_id, text="another sweep is at it; waiting for its end"))
 
-    with runs.claim([trial.trial_id for trial in trials], on_wait) as claims:
-        _run_claimed(trials, claims, runs=runs, datasets=datasets, slot=slot, on_event=on_event)
+    with runs.claim([step.trial.trial_id for step in steps], on_wait) as claims:
+        _run_claimed(steps, claims, runs=runs, datasets=datasets, slot=slot, on_event=on_event)
 
 
 def _run_claimed(
-    trials: Sequence[Trial],
+    steps: Sequence[Step],
     claims: tuple[int, ...],
     *,
     runs: Runs,
@@ -98,7 +98,7 @@ def _run_claimed(
     on_event: OnEvent,
 ) -> None:
     # Another sweep may have run some of them while this one waited for its claim.
-    waiting = [trial for trial in trials if not runs.is_final(trial.trial_id)]
+    waiting = [step for step in steps if not runs.has_reached(step)]
     while waiting:
         job = Job(waiting, claims, runs=runs, datasets=datasets, slot=slot)
         current, reason = job.run(on_event)
@@ -107,29 +107,25 @@ def _run_claimed(
         if reason is None:
             return
         # A job that dies before its first trial would die so again.
-        lost = [trial for trial in waiting if current is None or trial.trial_id == current]
-        for trial in lost:
+        lost = [step for step in waiting if current is None or step.trial.trial_id == current]
+        for step in lost:
             # It may have been killed between publishing a result and saying so.
-            if not job.has_ended(trial) and not runs.is_final(trial.trial_id):
-                runs.publish_failure(trial, reason)
-                on_event(Event(kind="failed", trial_id=trial.trial_id, text=reason))
-        done = {trial.trial_id for trial in lost} | job.ended
-        waiting = [trial for trial in waiting if trial.trial_id not in done]
+            if step.trial.trial_id not in job.ended and not runs.has_reached(step):
+                runs.publish_failure(step.trial, reason)
+                on_event(Event(kind="failed", trial_id=step.trial.trial_id, text=reason))
+        done = {step.trial.trial_id for step in lost} | job.ended
+        waiting = [step for step in waiting if step.trial.trial_id not in done]
 
 
 class Job:
     """One launch of Accelerate."""
 
     def __init__(
-        self, trials: Sequence[Trial], claims: tuple[int, ...], *, runs: Runs, datasets: Path, slot: Slot
+        self, steps: Sequence[Step], claims: tuple[int, ...], *, runs: Runs, datasets: Path, slot: Slot
     ) -> None:
         self.claims = claims
-        self.trials, self.runs, self.datasets, self.slot = trials, runs, datasets, slot
+        self.steps, self.runs, self.datasets, self.slot = steps, runs, datasets, slot
         self.ended: set[str] = set()
-
-    def has_ended(self, trial: Trial) -> bool:
-        """Return whether the job has said that the trial has its result."""
-        return trial.trial_id in self.ended
 
     def run(self, on_event: OnEvent) -> tuple[str | None, str | None]:
         """Run the job; return the trial that it was at, and why it died (None if it ended well)."""
@@ -169,7 +165,7 @@ class Job:
                     if event.kind == "message":
                         messages[event.trial_id] = event.text
                         continue
-                    current = None if event.kind in ("completed", "failed") else event.trial_id
+                    current = None if event.kind in ENDS else event.trial_id
                     if current is None:
                         self.ended.add(event.trial_id)
                     on_event(event)
@@ -178,7 +174,7 @@ class Job:
                 kill_children(process.pid)
                 process.kill()
                 process.wait()
-        unfinished = [trial for trial in self.trials if not self.has_ended(trial)]
+        unfinished = [step for step in self.steps if step.trial.trial_id not in self.ended]
         if code == 0 and not unfinished:
             for path in (pack, config, log):
                 path.unlink()
@@ -186,16 +182,16 @@ class Job:
         said = messages.get(current or "")
         return current or self._next(unfinished), said or f"the job died: {_reason(code, log)}; see {log}"
 
-    def _next(self, unfinished: Sequence[Trial]) -> str | None:
+    def _next(self, unfinished: Sequence[Step]) -> str | None:
         """Between two trials it is the next one's; before the first, nobody's."""
-        return unfinished[0].trial_id if self.ended and unfinished else None
+        return unfinished[0].trial.trial_id if self.ended and unfinished else None
 
     def _pack(self) -> dict[str, Any]:
         return {
-            "trials": [trial.to_dict() for trial in self.trials],
+            "steps": [step.to_dict() for step in self.steps],
             "runs": str(self.runs.root.resolve()),
             "datasets": str(self.datasets.resolve()),
-            "precision": self.trials[0].recipe.precision,
+            "precision": self.steps[0].trial.recipe.precision,
             "device": self.slot.device,
             "parent": os.getpid(),
         }
@@ -212,7 +208,7 @@ class Job:
             "num_machines": 1,
             "machine_rank": 0,
             "main_process_port": 0,
-            "mixed_precision": self.trials[0].recipe.precision,
+            "mixed_precision": self.steps[0].trial.recipe.precision,
             "downcast_bf16": "no",
             "debug": False,
         }

@@ -135,10 +135,13 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = 0
 
-    def run(self, on_epoch: Callable[[Epoch], None]) -> None:
-        """Train to the end, from the last checkpoint if there is one. Raises `TrialError` for a lost loss."""
+    def run(self, on_epoch: Callable[[Epoch], None], epochs: int | None = None) -> None:
+        """Train to the end, or until there are so many `epochs`, from the last checkpoint if there is one.
+
+        Raises `TrialError` for a lost loss.
+        """
         self._resume()
-        while not self._is_finished():
+        while not self.finished and (epochs is None or len(self.history) < epochs):
             epoch = self._train_epoch(len(self.history) + 1)
             self._save()
             on_epoch(epoch)
@@ -244,7 +247,9 @@ class Trainer:
 
         return max(self.history, key=key).epoch
 
-    def _is_finished(self) -> bool:
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe is at its end."""
         if len(self.history) >= self.recipe.epochs:
             return True
         if isinstance(self.schedule, ReduceLROnPlateau):

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from ttl.errors import TrialError
-from ttl.training.trial import Trial
+from ttl.training.trial import Step, Trial
 
 TRIAL = "trial.json"
 RESULT = "result.json"
@@ -78,10 +78,12 @@ class Runs:
             raise TrialError(f"{path} is damaged ({error}); delete the folder to train it again") from error
         return values
 
-    def is_final(self, trial_id: str) -> bool:
-        """Return whether the trial need not be run: it has a result that is not a failure."""
-        result = self.result(trial_id)
-        return result is not None and result["status"] != FAILED
+    def has_reached(self, step: Step) -> bool:
+        """Return whether the step need not be run: it has a result of so many epochs that is no failure."""
+        result = self.result(step.trial.trial_id)
+        if result is None or result["status"] == FAILED:
+            return False
+        return result["status"] == COMPLETED or (step.epochs is not None and result["epochs"] >= step.epochs)
 
     def trial(self, trial_id: str) -> Trial:
         """Return the trial that the folder says it is."""
@@ -95,10 +97,23 @@ class Runs:
         """Return a trial's predictions on the validation and test splits."""
         return pl.read_parquet(self.folder(trial_id) / PREDICTIONS)
 
+    def checkpoint(self, trial_id: str) -> Path:
+        """Return where a trial's state is kept while it is worked on; a stopped trial's is brought there."""
+        path, stopped = self.work(trial_id) / CHECKPOINT, self.folder(trial_id) / CHECKPOINT
+        if stopped.is_file() and not path.is_file():
+            aside = path.with_suffix(".new")
+            shutil.copyfile(stopped, aside)
+            aside.replace(path)
+        return path
+
     def publish(self, trial: Trial, result: Mapping[str, Any]) -> None:
-        """Make what lies in the trial's work folder its result in one step; an earlier failure goes."""
+        """Make what lies in the trial's work folder its result in one step; an earlier one goes.
+
+        The checkpoint stays with a stopped trial, which may go on from it.
+        """
         work = self.work(trial.trial_id)
-        (work / CHECKPOINT).unlink(missing_ok=True)
+        if result["status"] != STOPPED:
+            (work / CHECKPOINT).unlink(missing_ok=True)
         (work / TRIAL).write_text(json.dumps(trial.to_dict(), indent=2) + "\n", encoding="utf-8")
         (work / RESULT).write_text(json.dumps(_plain(result), indent=2) + "\n", encoding="utf-8")
         for path in work.iterdir():

@@ -77,3 +77,33 @@ class Trial:
     def from_dict(cls, values: dict[str, Any]) -> "Trial":
         """Return the trial that `to_dict` described."""
         return cls(**{**values, "recipe": Recipe(**values["recipe"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The training of a trial up to an epoch, whence it can go on later; None is the recipe's end."""
+
+    trial: Trial
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a step that is none."""
+        if self.epochs is not None and not 1 <= self.epochs < self.trial.recipe.epochs:
+            raise TrialError(
+                f"a step of {self.trial.label} is to end at epoch {self.epochs}; it must be at least 1 and "
+                f"before the recipe's end, {self.trial.recipe.epochs}"
+            )
+
+    @property
+    def length(self) -> int:
+        """The number of epochs when the step is done, if the schedule does not end the training before."""
+        return self.epochs or self.trial.recipe.epochs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step as plain values."""
+        return {"trial": self.trial.to_dict(), "epochs": self.epochs}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Step":
+        """Return the step that `to_dict` described."""
+        return cls(trial=Trial.from_dict(values["trial"]), epochs=values["epochs"])

@@ -1,0 +1,210 @@
+"""The planner `race`: from the smallest model up, until one is proved non-inferior.
+
+The selection takes the smallest non-inferior model. So once one is found, no larger one can be chosen, and
+none is begun: that is certain, not an estimate. What is smaller is given up early only where even the
+best gain that a whole network made from the same epoch on, and as much again, would not bring it to the
+reference less the margin. (Early stopping of resumable trials at rungs, as in successive halving: Jamieson &
+Talwalkar, AISTATS 2016; but against an absolute bar, the selection's, and not against each other.) A score
+never removes a cut: what is decided of each is in the ledger, with its reason.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ttl.errors import SearchError
+from ttl.models.cuts import Cut
+from ttl.models.network import STRATEGIES
+from ttl.search.plan import Judge, Known, Results, to_the_end
+from ttl.search.space import Series, Space
+from ttl.training.runs import COMPLETED, FAILED
+from ttl.training.trial import Step, Trial
+
+RACE = "race"
+"""The planner's name."""
+
+RUNG = 1 / 3
+"""Share of the epochs after which a model's first seed is looked at."""
+
+ABREAST = 2
+"""So many undecided models are trained at a time, the smallest first: more would train what is not needed."""
+
+OPTIMISM = 2.0
+"""A model may gain so many times what the whole networks gained, before it is given up."""
+
+Decision = Literal["waiting", "selected", "inferior", "unprovable", "failed", "larger", "whole"]
+"""`larger`: a smaller non-inferior model is known. `whole`: a reference, which is not raced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A strategy at a cut, with its trials, one a seed, and its estimated parameters."""
+
+    series: Series
+    cut: Cut | None
+    trials: tuple[Trial, ...]
+    size: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is decided of a model, why, and what to run to decide it."""
+
+    model: Model
+    decision: Decision
+    reason: str
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """What the completed whole networks set: the reference, its mean validation AUROC, and their courses."""
+
+    reference: Model
+    mean: float
+    courses: tuple[Known, ...]
+    spread: float
+
+    def hope(self, stopped: Known) -> float:
+        """Return the validation AUROC that a stopped trial could reach at best.
+
+        Its distance from 1 may shrink by the largest factor by which a whole network's did from the same
+        epoch on, and by `OPTIMISM` more.
+        """
+        done = len(stopped.curve)
+        factors = [(1 - (one.best or 0.0)) / max(1 - max(one.curve[:done]), 1e-6) for one in self.courses]
+        return 1 - (1 - max(stopped.curve)) * min([*factors, 1.0]) / OPTIMISM
+
+
+def race(space: Space, known: Results, *, judge: Judge) -> list[Step]:
+    """Plan the whole networks, and beside them the smaller models from the smallest up.
+
+    Raises `SearchError` for a space without whole networks: there is nothing to compare with.
+    """
+    return [
+        step
+        for dataset in space.datasets
+        for verdict in verdicts(space, dataset, known, judge)
+        for step in verdict.steps
+    ]
+
+
+def verdicts(space: Space, dataset: str, known: Results, judge: Judge) -> list[Verdict]:
+    """Return what is decided of every model of a dataset, by size; the whole networks come last."""
+    if all(STRATEGIES[name].cuts for name in space.strategies):
+        raise SearchError("planner race compares with the whole network: add the strategy ftl")
+    models = sorted(_models(space, dataset, judge), key=lambda model: model.size)
+    wholes = [_of_whole(model, known) for model in models if model.cut is None]
+    smaller = [model for model in models if model.cut is not None]
+    bar = _bar([one.model for one in wholes], known)
+    hopeless = ""
+    if not judge.provable(dataset):
+        hopeless = f"the rule wants {judge.rule.patients} validation patients of each class"
+    elif bar is None and not any(one.steps for one in wholes):
+        hopeless = "no whole network was completed to compare with"
+    if hopeless:
+        # Nothing could be selected, however long the others train.
+        return [Verdict(model=model, decision="unprovable", reason=hopeless) for model in smaller] + wholes
+    return _walk(smaller, known, judge, bar) + wholes
+
+
+def _walk(models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None) -> list[Verdict]:
+    found: list[Verdict] = []
+    abreast, larger = 0, ""
+    for model in models:
+        if bar is not None and model.size >= bar.reference.size:
+            larger = larger or "no smaller than the whole network"
+        if larger:
+            verdict = Verdict(model=model, decision="larger", reason=larger)
+        elif abreast >= ABREAST:
+            verdict = Verdict(model=model, decision="waiting", reason="smaller models come first")
+        else:
+            verdict = _judge(model, known, judge, bar)
+        found.append(verdict)
+        abreast += bool(verdict.decision == "waiting")
+        if verdict.decision == "selected":
+            larger = f"larger than {model.series.strategy} at {model.trials[0].cut}, which is non-inferior"
+    return found
+
+
+def _judge(model: Model, known: Results, judge: Judge, bar: Bar | None) -> Verdict:
+    lead = model.trials[0]
+    first, others = known.get(lead.trial_id), to_the_end(model.trials[1:], known)
+    steps: Sequence[Step] = ()
+    decision: Decision = "waiting"
+    if lost := _lost(model, known):
+        decision, reason = "failed", lost
+    elif first is None:
+        rung = math.ceil(lead.recipe.epochs * RUNG)
+        reason = "its first seed is in training"
+        steps = [Step(trial=lead, epochs=rung if rung < lead.recipe.epochs else None)]
+    elif bar is None:
+        reason = "it waits for the whole network"
+    elif first.status != COMPLETED:
+        needed, hope = bar.mean - judge.rule.margin, bar.hope(first)
+        reason = (
+            f"after epoch {len(first.curve)} of its first seed: validation AUROC {max(first.curve):.4f}, at "
+            f"best {hope:.4f} in the end; above {needed:.4f} is needed"
+        )
+        if hope > needed:
+            steps = [Step(trial=lead)]
+        else:
+            decision = "inferior"
+    elif others:
+        alone = judge.difference([lead], bar.reference.trials).value
+        reason = (
+            f"after its first seed: {alone:+.4f} from the whole network, at best {alone + bar.spread:+.4f} "
+            f"over all seeds; above {-judge.rule.margin:+.4f} is needed"
+        )
+        if alone + bar.spread > -judge.rule.margin:
+            steps = others
+        else:
+            decision = "inferior"
+    else:
+        gap = judge.difference(model.trials, bar.reference.trials)
+        reason = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}) from the whole network"
+        decision = "selected" if gap.low > -judge.rule.margin else "inferior"
+    return Verdict(model=model, decision=decision, reason=reason, steps=tuple(steps))
+
+
+def _of_whole(model: Model, known: Results) -> Verdict:
+    if steps := to_the_end(model.trials, known):
+        return Verdict(model=model, decision="waiting", reason="in training", steps=tuple(steps))
+    if lost := _lost(model, known):
+        return Verdict(model=model, decision="failed", reason=lost)
+    return Verdict(model=model, decision="whole", reason="what the others are compared with")
+
+
+def _models(space: Space, dataset: str, judge: Judge) -> Iterator[Model]:
+    for series in space.series():
+        if series.dataset == dataset:
+            for cut in series.cuts(space.granularity):
+                size = judge.size(series, cut)
+                yield Model(series=series, cut=cut, trials=tuple(series.at(cut)), size=size)
+
+
+def _bar(wholes: Sequence[Model], known: Results) -> Bar | None:
+    """Return the bar that the whole networks set; None while any is in training, or if none was completed."""
+    if any(to_the_end(one.trials, known) for one in wholes):
+        return None
+    aurocs = {
+        position: [known[trial.trial_id].best or 0.0 for trial in one.trials]
+        for position, one in enumerate(wholes)
+        if not _lost(one, known)
+    }
+    if not aurocs:
+        return None
+    means = {position: sum(values) / len(values) for position, values in aurocs.items()}
+    best = max(means, key=lambda position: (means[position], -wholes[position].size))
+    return Bar(
+        reference=wholes[best],
+        mean=means[best],
+        courses=tuple(known[trial.trial_id] for position in aurocs for trial in wholes[position].trials),
+        spread=max(max(values) - min(values) for values in aurocs.values()),
+    )
+
+
+def _lost(model: Model, known: Results) -> str:
+    failed = [t.seed for t in model.trials if (found := known.get(t.trial_id)) and found.status == FAILED]
+    return f"seed {failed[0]} failed" if failed else ""
