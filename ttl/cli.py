@@ -25,7 +25,8 @@ models_app = typer.Typer(invoke_without_command=True, help="The registry: releas
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
-console = Console()
+# Where nobody's window limits them, tables have the width that they need.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 
 

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-NUMERIC = {"parameters", "MACs", "train", "val", "test", "#"}
+NUMERIC = {"parameters", "params", "MACs", "train", "val", "test", "#"}
 
 
 def spread(mean: float | None, deviation: float | None) -> str:
-    """Return a mean and its deviation over seeds: `0.971 ± 0.004`."""
+    """Return a mean and its deviation over seeds: `0.9713 ±0.0042`."""
     if mean is None:
         return "–"
-    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ±{deviation:.4f}"
 
 
 def datasets(rows: Sequence[Row]) -> Table:
     """Return the table of `ttl data list`."""
     table = _table("dataset", "source", "task", "classes", "train", "val", "test", "revision")
-    table.columns[3].no_wrap = False
+    table.columns[3].no_wrap, table.columns[3].min_width = False, 12
     for row in rows:
         if not row["packed"]:
-            table.add_row(row["dataset"], row["source"], "[dim]not packed yet[/]", *[""] * 5)
+            table.add_row(row["dataset"], row["source"], "", "[dim]not packed[/]", *[""] * 4)
             continue
         sizes = [str(sum(row["counts"][split].values())) for split in ("train", "val", "test")]
         name = row["dataset"] + (" [yellow](synthetic)[/]" if row["synthetic"] else "")
@@ -107,17 +107,20 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
         selection = None if "unselected" in entry else entry or None
         synthetic = " — SYNTHETIC images" if entry and entry["data"]["synthetic"] else ""
         factors = [name for name in ("backbone", "source") if rows[name].n_unique() > 1]
+        seeds = rows["seeds"].max()
+        uneven = rows["seeds"].n_unique() > 1 or bool((rows["failed"] > 0).any())
+        means = f", means over {seeds} seeds" if isinstance(seeds, int) and seeds > 1 else ""
         table = _table(
             *factors,
             "strategy",
             "cut",
-            "parameters",
+            "params",
             "MACs",
             "val AUROC",
             "test AUROC",
-            "seeds",
+            *(["seeds"] if uneven else []),
             "",
-            title=f"{dataset}{synthetic}",
+            title=f"{dataset}{synthetic}{means}",
         )
         for row in rows.iter_rows(named=True):
             mark, style = _mark(row, selection)
@@ -130,7 +133,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
                 magnitude(row["macs"]),
                 spread(row["val_auroc_mean"], row["val_auroc_std"]),
                 spread(row["test_auroc_mean"], row["test_auroc_std"]),
-                f"{row['seeds']}{failed}",
+                *([f"{row['seeds']}{failed}"] if uneven else []),
                 mark,
                 style=style,
             )
