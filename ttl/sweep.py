@@ -74,6 +74,10 @@ class Sweep:
 
         return list(follow(self.planner, self.space, find).waiting)
 
+    def progress(self) -> Progress:
+        """Return how far the planner has got."""
+        return follow(self.planner, self.space, self._find)
+
     def slots(self) -> tuple[Slot, ...]:
         """Return the slots that jobs may run on."""
         return find_slots(self.params.sweep.processes, self.params.sweep.slots)
@@ -94,7 +98,7 @@ class Sweep:
 
     def _finish(self) -> Outcome:
         runs = self.layout.runs
-        progress = follow(self.planner, self.space, self._find)
+        progress = self.progress()
         if progress.waiting:
             step = progress.waiting[0]
             raise SearchError(
