@@ -110,7 +110,7 @@ def test_what_a_tag_could_not_bring_back_is_refused(repo: Path) -> None:
     run(repo, "git", "checkout", "-q", "ttl/code.py")
     (repo / "ttl" / "new.py").unlink()
     write_model(repo / "models" / "phantom", "by hand")
-    with pytest.raises(ReleaseError, match=r"not what dvc\.lock records.*dvc commit --force sweep"):
+    with pytest.raises(ReleaseError, match=r"not what dvc\.lock records.*run `dvc repro`"):
         release("phantom", repo=repo)
     run(repo, "dvc", "checkout", "-q", "--force", "models")
     (repo / "params.yaml").write_text("sweep:\n  seeds: [0, 1]\n")
