@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ttl.data.steps import ImageSteps
 
-RGB = 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
@@ -56,17 +54,22 @@ def augment(images: Tensor, augmentation: Augmentation, *, image_size: int, step
     if min(pixels.shape[-2:]) >= 2 * image_size:
         pixels = _resize(pixels, round(1.5 * image_size), "bilinear")
     drawn = {
-        name: getattr(augmentation, name).to(pixels.device) for name in ("left", "top", "width", "height")
+        name: getattr(augmentation, name).to(pixels.device)
+        for name in ("left", "top", "width", "height", "flipped")
     }
-    direction = 1.0 - 2.0 * augmentation.flipped.to(pixels.device).float()
-    zero = torch.zeros_like(direction)
-    # Rows of the map from output to input, both in [-1, 1] from edge to edge.
-    across = torch.stack([drawn["width"] * direction, zero, 2 * drawn["left"] + drawn["width"] - 1], dim=1)
-    down = torch.stack([zero, drawn["height"], 2 * drawn["top"] + drawn["height"] - 1], dim=1)
-    shape = [len(pixels), pixels.shape[1], image_size, image_size]
-    grid = F.affine_grid(torch.stack([across, down], dim=1), shape, align_corners=False)
+    # The map from output to input, both in [-1, 1] from edge to edge. Rows and columns do not mix, so that
+    # no matrix product is needed, as `affine_grid` would take.
+    centres = (2 * torch.arange(image_size, device=pixels.device) + 1) / image_size - 1
+    width = drawn["width"] * (1.0 - 2.0 * drawn["flipped"].float())
+    grid = torch.empty(len(pixels), image_size, image_size, 2, device=pixels.device)
+    grid[..., 0] = _across(centres, width, 2 * drawn["left"] + drawn["width"] - 1)[:, None, :]
+    grid[..., 1] = _across(centres, drawn["height"], 2 * drawn["top"] + drawn["height"] - 1)[:, :, None]
     sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return _normalise(sampled, steps)
+
+
+def _across(centres: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return scale[:, None] * centres + shift[:, None]
 
 
 def prepare(images: Tensor, *, image_size: int, steps: ImageSteps) -> Tensor:
@@ -86,9 +89,8 @@ def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
 
 
 def _normalise(pixels: Tensor, steps: ImageSteps) -> Tensor:
-    mean = torch.tensor(steps.mean, device=pixels.device).view(1, -1, 1, 1) * 255
-    std = torch.tensor(steps.std, device=pixels.device).view(1, -1, 1, 1) * 255
-    if pixels.shape[1] != RGB:
-        # Greyscale: the same picture in each of the channels of a network that was trained on colours.
-        pixels = pixels.expand(-1, RGB, -1, -1)
-    return ((pixels - mean) / std).contiguous()
+    """Return (pixels / 255 - mean) / std with three channels, channels-last in memory."""
+    mean, std = (torch.tensor(values, device=pixels.device) for values in (steps.mean, steps.std))
+    # Greyscale spreads: the same picture in each of the channels of a network trained on colours.
+    normalised = torch.addcmul(-mean / std, pixels.permute(0, 2, 3, 1).contiguous(), 1 / (255 * std))
+    return normalised.permute(0, 3, 1, 2)
