@@ -17,7 +17,7 @@ from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.names import FULL
 from ttl.models.weights import IMAGENET
-from ttl.training.launch import find_slots, run_job
+from ttl.training.launch import Worker, find_slots
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Step, Trial
@@ -50,7 +50,8 @@ def main(
                 processes=processes,
             )
             runs, slot = Runs(Path(folder)), find_slots(processes)[0]
-            run_job([Step(trial=trial)], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
+            with Worker(slot, runs, datasets) as worker:
+                worker.run([Step(trial=trial)], lambda _: None)
             result = runs.result(trial.trial_id)
             assert result is not None
             if result["error"]:

@@ -1,5 +1,6 @@
 """The Prefect flow `ttl-sweep`: plan, fan jobs out over the machine's slots, aggregate, select."""
 
+from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
 from queue import Queue
@@ -16,7 +17,7 @@ from ttl.params import FILE, load_params
 from ttl.search import results
 from ttl.search.outcome import Outcome
 from ttl.sweep import Sweep
-from ttl.training.launch import Slot, run_job
+from ttl.training.launch import Worker
 from ttl.training.trial import Step
 
 LISTENER: ContextVar[Listener] = ContextVar("LISTENER")
@@ -58,40 +59,29 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
 
 
 def run_rounds(sweep: Sweep, listener: Listener) -> None:
-    """Run what the planner asks for, until it asks for nothing more."""
+    """Run what the planner asks for, until it asks for nothing more. The jobs stay up from round to round."""
     slots = sweep.slots()
-    free: Queue[Slot] = Queue()
-    for slot in slots:
-        free.put(slot)
-    while steps := sweep.pending():
-        listener.planned(steps, slots)
-        jobs = sweep.jobs(steps, len(slots))
-        get_run_logger().info("%d trials in %d jobs on %d slots", len(steps), len(jobs), len(slots))
-        running = [run_pack.submit(f"{len(job)} trials", job, sweep.layout, free, listener) for job in jobs]
-        for future in running:
-            future.result()
+    with ExitStack() as stack:
+        free: Queue[Worker] = Queue()
+        for slot in slots:
+            free.put(stack.enter_context(Worker(slot, sweep.layout.runs, sweep.layout.datasets)))
+        while steps := sweep.pending():
+            listener.planned(steps, slots)
+            packs = sweep.packs(steps, len(slots))
+            get_run_logger().info("%d trials in %d packs on %d slots", len(steps), len(packs), len(slots))
+            running = [run_pack.submit(f"{len(pack)} trials", pack, free, listener) for pack in packs]
+            for future in running:
+                future.result()
 
 
-@task(name="job", task_run_name="{title}", cache_policy=NO_CACHE)
-def run_pack(
-    title: str,
-    steps: list[Step],
-    layout: Layout,
-    free: "Queue[Slot]",
-    listener: Listener,
-) -> None:
-    """Run a pack of steps on the next free slot."""
-    slot = free.get()
+@task(name="pack", task_run_name="{title}", cache_policy=NO_CACHE)
+def run_pack(title: str, steps: list[Step], free: "Queue[Worker]", listener: Listener) -> None:
+    """Run a pack of steps on the next free worker."""
+    worker = free.get()
     try:
-        run_job(
-            steps,
-            runs=layout.runs,
-            datasets=layout.datasets,
-            slot=slot,
-            on_event=lambda event: listener.happened(slot, event),
-        )
+        worker.run(steps, lambda event: listener.happened(worker.slot, event))
     finally:
-        free.put(slot)
+        free.put(worker)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

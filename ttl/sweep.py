@@ -82,8 +82,8 @@ class Sweep:
         """Return the slots that jobs may run on."""
         return find_slots(self.params.sweep.processes, self.params.sweep.slots)
 
-    def jobs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
-        """Share steps out into jobs, and remember that they were."""
+    def packs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
+        """Share steps out into packs, and remember that they were."""
         self.handed |= {step.trial.trial_id for step in steps}
         weights = {step.trial.trial_id: self._work(step) for step in steps}
         return pack(steps, weights, slots)

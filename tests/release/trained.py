@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 
 from ttl.data.dataset import PackedDataset
@@ -16,8 +17,8 @@ from ttl.data.sources.base import Contents, Sample
 from ttl.models.backbones import create, weights_sha256
 from ttl.models.cost import cost
 from ttl.models.network import NetworkSpec, build_network
-from ttl.training.job import run_step
-from ttl.training.loop import make_accelerator
+from ttl.training.accelerator import make_accelerator
+from ttl.training.job import Datasets, run_step
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Step, Trial
@@ -57,7 +58,8 @@ def make(root: Path) -> Trained:
         "recipe": make_recipe({"base": "fast", "epochs": 1, "batch_size": 16, "resize": 1.25}),
     }
     trial = Trial(strategy="ttl", cut="blocks.1", cut_index=1, **common)
-    run_step(Step(trial=trial), root / "datasets", runs, make_accelerator("no", cpu=True), lambda event: None)
+    packed = Datasets(root / "datasets", torch.device("cpu"))
+    run_step(Step(trial=trial), packed, runs, make_accelerator("no", cpu=True), lambda event: None)
     assert runs.result(trial.trial_id)["status"] == "completed", runs.result(trial.trial_id)
     whole = Trial(strategy="ftl", **common)
     network = build_network(

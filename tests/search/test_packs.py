@@ -27,31 +27,27 @@ def loads(packs: list[list[Step]], weights: dict[str, float]) -> list[float]:
     return [sum(weights[t.trial.trial_id] for t in one) for one in packs]
 
 
-def test_work_is_balanced_and_heaviest_first() -> None:
-    steps = [step(seed) for seed in range(5)]
-    weights = {t.trial.trial_id: w for t, w in zip(steps, [3, 3, 2, 2, 2], strict=True)}
-    packs = pack(steps, weights, 2)
-    assert loads(packs, weights) == [7, 5]  # LPT's known result; the best would be 6 and 6
-    assert [weights[t.trial.trial_id] for t in packs[0]] == [3, 2, 2]
+def makespan(packs: list[list[Step]], weights: dict[str, float], slots: int) -> float:
+    """Return when the last slot ends, if each takes the next pack when it is free."""
+    ends = [0.0] * slots
+    for load in loads(packs, weights):
+        ends[ends.index(min(ends))] += load
+    return max(ends)
 
 
-def test_one_slot_gets_one_pack() -> None:
-    steps = [step(seed) for seed in range(10)]
-    packs = pack(steps, {t.trial.trial_id: 1.0 for t in steps}, 1)
-    assert [len(one) for one in packs] == [10]
+def test_heaviest_first_and_half_of_a_slots_share_each_time() -> None:
+    steps = [step(seed) for seed in range(7)]
+    weights = {t.trial.trial_id: w for t, w in zip(steps, [1, 1, 4, 1, 1, 4, 4], strict=True)}
+    packs = pack(steps, weights, 1)
+    assert loads(packs, weights) == [8, 4, 2, 1, 1]
+    assert loads(pack(steps, weights, 2), weights) == [4, 4, 4, 1, 1, 1, 1]
 
 
 def test_datasets_and_process_counts_are_not_mixed() -> None:
     steps = [step(s, d, p) for s in range(4) for d in ("a", "b") for p in (1, 2)]
     packs = pack(steps, {t.trial.trial_id: 1.0 for t in steps}, 2)
-    assert len(packs) == 4
+    assert sum(map(len, packs)) == 16
     assert all(len({(t.trial.dataset, t.trial.processes) for t in one}) == 1 for one in packs)
-
-
-def test_a_large_dataset_gets_most_of_the_slots() -> None:
-    steps = [step(s, "large") for s in range(12)] + [step(0, "small")]
-    packs = pack(steps, {t.trial.trial_id: 1.0 for t in steps}, 4)
-    assert sorted(len(one) for one in packs) == [1, 3, 3, 3, 3]
 
 
 def test_nothing_gives_no_packs() -> None:
@@ -62,7 +58,7 @@ def test_nothing_gives_no_packs() -> None:
 def test_packs_have_a_largest_size(weight: float) -> None:
     steps = [step(seed) for seed in range(150)]
     packs = pack(steps, {t.trial.trial_id: weight for t in steps}, 1)
-    assert len(packs) == 3
+    assert sum(map(len, packs)) == 150
     assert max(len(one) for one in packs) <= LARGEST
 
 
@@ -72,6 +68,4 @@ def test_every_trial_is_in_one_pack_and_the_work_is_near_even(values: list[float
     weights = {t.trial.trial_id: value for t, value in zip(steps, values, strict=True)}
     packs = pack(steps, weights, slots)
     assert sorted(t.trial.seed for one in packs for t in one) == list(range(len(values)))
-    if len(steps) <= LARGEST:
-        assert max(loads(packs, weights)) <= sum(values) / slots + max(values) + 1e-9
-        assert len(packs) <= slots
+    assert makespan(packs, weights, slots) <= sum(values) / slots + max(values) + 1e-9

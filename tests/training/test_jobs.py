@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from ttl.models.backbones import weights_sha256
-from ttl.training.launch import find_slots, run_job
+from ttl.training.launch import Worker, find_slots
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Step, Trial
@@ -47,13 +47,8 @@ def test_a_trainer_that_is_killed_fails_one_trial_and_the_others_go_on(toy, data
             killed.append(trainer.pid)
             trainer.kill()
 
-    run_job(
-        [Step(trial=one) for one in trials],
-        runs=runs,
-        datasets=datasets,
-        slot=find_slots(1)[0],
-        on_event=on_event,
-    )
+    with Worker(find_slots(1)[0], runs, datasets) as worker:
+        worker.run([Step(trial=one) for one in trials], on_event)
     results = [runs.result(trial.trial_id) for trial in trials]
     assert [one["status"] for one in results] == ["completed", "failed", "completed"]
     assert "SIGKILL" in results[1]["error"]
@@ -67,7 +62,8 @@ def test_two_processes_score_every_sample_once_and_nearly_as_one_does(toy, datas
     assert one.trial_id != two.trial_id
     for trial in (one, two):
         slot = find_slots(trial.processes)[0]
-        run_job([Step(trial=trial)], runs=runs, datasets=datasets, slot=slot, on_event=lambda _: None)
+        with Worker(slot, runs, datasets) as worker:
+            worker.run([Step(trial=trial)], lambda _: None)
         assert runs.result(trial.trial_id)["status"] == "completed", runs.result(trial.trial_id)
     tables = [runs.predictions(trial.trial_id).sort("sample_id") for trial in (one, two)]
     assert tables[0]["sample_id"].equals(tables[1]["sample_id"])
@@ -95,29 +91,53 @@ def test_without_gpus_slots_are_cores(visible, monkeypatch):
     assert {slot.device for slot in find_slots(1)} == {"cpu"}
 
 
-def test_who_waits_for_another_sweep_says_so(tmp_path):
-    runs, waited = Runs(tmp_path), []
-    with runs.claim(["a", "b"], waited.append):
-        assert not waited
-        other = threading.Thread(target=lambda: runs.claim(["b"], waited.append).__enter__(), daemon=True)
-        other.start()
-        while not waited:
-            other.join(0.01)
-            assert other.is_alive()
+def test_what_another_sweep_is_at_comes_last_and_is_not_run_again(toy, datasets, tmp_path):
+    """The other sweep ends its trial only when this one has said that it waits for it."""
+    busy, free = make_trial(toy, seed=0), make_trial(toy, seed=1)
+    runs, events = Runs(tmp_path / "runs"), []
+    said, result = threading.Event(), {"status": "completed", "epochs": 2, "val_auroc": 0.5}
+
+    def another_sweep(claimed):
+        with runs.claim(busy.trial_id):
+            claimed.set()
+            assert said.wait(60)
+            runs.publish(busy, result)
+
+    def on_event(event):
+        events.append((event.kind, event.trial_id))
+        if event.kind == "message":
+            said.set()
+
+    claimed = threading.Event()
+    other = threading.Thread(target=another_sweep, args=(claimed,), daemon=True)
+    other.start()
+    assert claimed.wait(10)
+    with Worker(find_slots(1)[0], runs, datasets) as worker:
+        worker.run([Step(trial=busy), Step(trial=free)], on_event)
     other.join(10)
-    assert waited == ["b"]
-    assert not other.is_alive()
+    ends = [event for event in events if event[0] in ("completed", "message")]
+    assert ends == [("completed", free.trial_id), ("message", busy.trial_id), ("completed", busy.trial_id)]
+    assert runs.result(busy.trial_id) == result
+
+
+def test_a_worker_keeps_its_job_from_pack_to_pack(toy, datasets, tmp_path):
+    runs = Runs(tmp_path / "runs")
+    with Worker(find_slots(1)[0], runs, datasets) as worker:
+        pids = []
+        for seed in (0, 1):
+            worker.run([Step(trial=make_trial(toy, seed=seed))], lambda _: None)
+            pids.append(worker.job.process.pid)
+        folder = worker.job.folder
+        assert folder.is_dir()
+    assert pids[0] == pids[1]
+    assert not psutil.pid_exists(pids[0])
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("processes", [1])
 def test_a_pack_that_cannot_start_fails_with_the_reason(processes, toy, datasets, tmp_path):
     trial = make_trial(toy, revision="another")
     runs = Runs(tmp_path / "runs")
-    run_job(
-        [Step(trial=trial)],
-        runs=runs,
-        datasets=datasets,
-        slot=find_slots(processes)[0],
-        on_event=lambda _: None,
-    )
+    with Worker(find_slots(processes)[0], runs, datasets) as worker:
+        worker.run([Step(trial=trial)], lambda _: None)
     assert "prepared anew" in runs.result(trial.trial_id)["error"]

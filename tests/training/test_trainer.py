@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from ttl.errors import ParamsError, TrialError
 from ttl.evaluation.metrics import evaluate
 from ttl.models.backbones import load_backbone, weights_sha256
-from ttl.training.job import run_step
-from ttl.training.loop import FIRST_SCALE, Trainer, make_accelerator, reset_scaler
+from ttl.training.accelerator import FIRST_SCALE, make_accelerator, reset_scaler
+from ttl.training.job import Datasets, run_step
+from ttl.training.loop import Trainer
+from ttl.training.pixels import Pixels
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Step, Trial
@@ -44,7 +46,7 @@ def trial(toy):
 
 def run(trial, datasets, tmp_path, accelerator):
     runs, events = Runs(tmp_path / "runs"), []
-    run_step(Step(trial=trial), datasets, runs, accelerator, events.append)
+    run_step(Step(trial=trial), Datasets(datasets, torch.device("cpu")), runs, accelerator, events.append)
     return runs, runs.result(trial.trial_id), events
 
 
@@ -90,7 +92,7 @@ def test_resuming_gives_what_an_uninterrupted_training_gives(base, trial, toy, t
     trial = dataclasses.replace(trial, recipe=recipe)
 
     def finished(checkpoint, stop_after=None):
-        trainer = Trainer(trial, toy, accelerator, checkpoint)
+        trainer = Trainer(trial, Pixels(toy, accelerator.device), accelerator, checkpoint)
 
         def on_epoch(epoch):
             if epoch.epoch == stop_after:
@@ -118,18 +120,18 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_to_the_same_result(
     whole = run(trial, datasets, tmp_path / "whole", accelerator)[0]
     runs, events = Runs(tmp_path / "runs"), []
     first, last = Step(trial=trial, epochs=2), Step(trial=trial)
-    run_step(first, datasets, runs, accelerator, events.append)
+    run_step(first, Datasets(datasets, torch.device("cpu")), runs, accelerator, events.append)
     stopped = runs.result(trial.trial_id)
     assert (stopped["status"], stopped["epochs"]) == ("stopped", 2)
     assert (events[-1].kind, events[-1].epoch) == ("stopped", 2)
-    assert runs.has_reached(first)
-    assert not runs.has_reached(last)
+    assert runs.reached(first)
+    assert not runs.reached(last)
     # The test split is scored at the end alone.
     assert set(runs.predictions(trial.trial_id)["split"]) == {"val"}
     assert not any(name.startswith("test_") for name in stopped)
     seconds = runs.history(trial.trial_id)["seconds"].to_list()
-    run_step(last, datasets, runs, accelerator, events.append)
-    assert runs.has_reached(last)
+    run_step(last, Datasets(datasets, torch.device("cpu")), runs, accelerator, events.append)
+    assert runs.reached(last)
     assert runs.history(trial.trial_id)["seconds"].to_list()[:2] == seconds, "it started again"
     folders = [one.folder(trial.trial_id) for one in (whole, runs)]
     assert {path.name for path in folders[0].iterdir()} == {path.name for path in folders[1].iterdir()}
@@ -174,7 +176,12 @@ def test_a_lost_loss_is_a_failure_with_its_reason(trial, datasets, tmp_path, acc
 
 def test_a_dataset_that_was_prepared_anew_is_refused(trial, toy, tmp_path, accelerator):
     with pytest.raises(TrialError, match="prepared anew"):
-        Trainer(dataclasses.replace(trial, revision="other"), toy, accelerator, tmp_path / "c.pt")
+        Trainer(
+            dataclasses.replace(trial, revision="other"),
+            Pixels(toy, accelerator.device),
+            accelerator,
+            tmp_path / "c.pt",
+        )
 
 
 def test_the_plateau_schedule_stops_under_its_lowest_rate(trial, toy, tmp_path, accelerator):
@@ -188,7 +195,12 @@ def test_the_plateau_schedule_stops_under_its_lowest_rate(trial, toy, tmp_path, 
             "min_lr": 5e-7,
         }
     )
-    trainer = Trainer(dataclasses.replace(trial, recipe=recipe), toy, accelerator, tmp_path / "c.pt")
+    trainer = Trainer(
+        dataclasses.replace(trial, recipe=recipe),
+        Pixels(toy, accelerator.device),
+        accelerator,
+        tmp_path / "c.pt",
+    )
     trainer.run(lambda _: None)
     assert len(trainer.history) < 50
     assert trainer.optimizer.param_groups[0]["lr"] < 5e-7
@@ -199,17 +211,17 @@ def test_the_plateau_schedule_stops_under_its_lowest_rate(trial, toy, tmp_path, 
 def test_a_failure_is_replaced_by_a_result(trial, tmp_path):
     runs = Runs(tmp_path)
     runs.publish_failure(trial, "the machine burnt down")
-    assert not runs.has_reached(Step(trial=trial))
+    assert not runs.reached(Step(trial=trial))
     assert runs.result(trial.trial_id) == {"status": "failed", "error": "the machine burnt down"}
     runs.publish(trial, {"status": "completed", "val_ece": float("nan")})
-    assert runs.has_reached(Step(trial=trial))
+    assert runs.reached(Step(trial=trial))
     assert json.loads((runs.folder(trial.trial_id) / "result.json").read_text())["val_ece"] is None
 
 
 def test_weights_that_were_replaced_after_planning_are_not_trained_on(trial, toy, tmp_path, accelerator):
     planned = dataclasses.replace(trial, source_sha256="0" * 64)
     with pytest.raises(TrialError, match="has changed; run the sweep again"):
-        Trainer(planned, toy, accelerator, tmp_path / "c.pt")
+        Trainer(planned, Pixels(toy, accelerator.device), accelerator, tmp_path / "c.pt")
 
 
 def test_what_is_trained_does_not_follow_the_order_of_the_rows(toy):

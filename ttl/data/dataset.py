@@ -77,6 +77,7 @@ class PackedDataset:
     info: DatasetInfo
     samples: pl.DataFrame
     _shards: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+    _revision: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def open(cls, root: Path) -> "PackedDataset":
@@ -107,6 +108,11 @@ class PackedDataset:
 
         Neither the folder's place nor the wording of a note changes it.
         """
+        if not self._revision:
+            self._revision.append(self._hash())
+        return self._revision[0]
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         info = self.info
         digest.update(json.dumps([info.task, info.classes, info.shape]).encode())

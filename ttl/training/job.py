@@ -1,6 +1,6 @@
-"""A job: what `accelerate launch` runs, once for each process of it. It works through a pack of steps.
+"""A job: what `accelerate launch` runs, once for each process of it. It works off steps as they come.
 
-`python -m ttl.training.job PACK.json`. Each trial's folder appears when the trial ends. Events go to the
+`python -m ttl.training.job JOB.json`. Each trial's folder appears when the trial ends. Events go to the
 standard output of the first process, one line each.
 """
 
@@ -11,6 +11,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from ttl.errors import TTLError
 from ttl.evaluation.metrics import choose_threshold, evaluate, softmax, weighted_log_loss
 from ttl.models.cost import cost, training_macs
 from ttl.processes import die_with
+from ttl.training.accelerator import make_accelerator
 from ttl.training.events import Event, encode
-from ttl.training.loop import Epoch, Scored, Trainer, make_accelerator
+from ttl.training.loop import Epoch, Scored, Trainer
+from ttl.training.pixels import Pixels
 from ttl.training.runs import (
     COMPLETED,
     HISTORY,
@@ -45,28 +48,49 @@ logger = logging.getLogger("ttl.training.job")
 PACKAGES = ("torch", "timm", "accelerate", "numpy")
 
 
-def main(pack: Path) -> None:
-    """Run the steps that the file `pack` lists."""
+def main(order: Path) -> None:
+    """Run the steps that come on this process's pipe, until it ends; the file `order` says how and where."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    wanted = json.loads(pack.read_text(encoding="utf-8"))
+    wanted = json.loads(order.read_text(encoding="utf-8"))
     die_with(wanted["parent"])
-    steps = [Step.from_dict(values) for values in wanted["steps"]]
     # No algorithm is chosen by timing, which would differ run after run.
     torch.backends.cudnn.benchmark = False
     accelerator = make_accelerator(wanted["precision"], cpu=wanted["device"] == "cpu")
     runs = Runs(Path(wanted["runs"]))
+    datasets = Datasets(Path(wanted["datasets"]), accelerator.device)
 
     def report(event: Event) -> None:
         if accelerator.is_main_process:
             sys.stdout.write(encode(event) + "\n")
             sys.stdout.flush()
 
-    for step in steps:
-        run_step(step, Path(wanted["datasets"]), runs, accelerator, report)
+    with (Path(wanted["pipes"]) / str(accelerator.process_index)).open(encoding="utf-8") as steps:
+        for line in steps:
+            run_step(Step.from_dict(json.loads(line)), datasets, runs, accelerator, report)
+    accelerator.end_training()
+
+
+class Datasets:
+    """The packed datasets in a folder, of which the last one used stays open: the next trial's, mostly."""
+
+    def __init__(self, root: Path, device: torch.device) -> None:
+        self.root, self.device = root, device
+        self.name, self.place = "", -1
+        self.pixels: Pixels | None = None
+
+    def open(self, name: str) -> Pixels:
+        """Return the pixels of a dataset; a folder that was written anew is opened anew."""
+        place = (self.root / name).stat().st_ino if (self.root / name).exists() else -1
+        if self.pixels is None or (name, place) != (self.name, self.place):
+            # The last one's memory first.
+            self.pixels = None
+            self.pixels = Pixels(PackedDataset.open(self.root / name), self.device)
+            self.name, self.place = name, place
+        return self.pixels
 
 
 def run_step(
-    step: Step, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
+    step: Step, datasets: Datasets, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
     """Run one step to its result. A failure becomes the result; of several processes, the job ends.
 
@@ -76,7 +100,8 @@ def run_step(
     trial = step.trial
     report(Event(kind="started", trial_id=trial.trial_id, epochs=step.length))
     try:
-        _train(step, datasets, runs, accelerator, report)
+        with runs.claim(trial.trial_id, kind="trainer") if accelerator.is_main_process else nullcontext():
+            _train(step, datasets, runs, accelerator, report)
     except Exception as error:
         logger.exception("%s (%s) failed", trial.label, trial.trial_id)
         if accelerator.num_processes > 1:
@@ -98,14 +123,13 @@ def describe(error: BaseException) -> str:
 
 
 def _train(
-    step: Step, datasets: Path, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
+    step: Step, datasets: Datasets, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
     trial = step.trial
-    dataset = PackedDataset.open(datasets / trial.dataset)
     if accelerator.is_main_process:
         runs.checkpoint(trial.trial_id)
     accelerator.wait_for_everyone()
-    trainer = Trainer(trial, dataset, accelerator, runs.checkpoint(trial.trial_id))
+    trainer = Trainer(trial, datasets.open(trial.dataset), accelerator, runs.checkpoint(trial.trial_id))
 
     def on_epoch(epoch: Epoch) -> None:
         report(
@@ -126,7 +150,7 @@ def _train(
         if accelerator.is_main_process:
             result = summarise(trainer, scored)
             work = runs.work(trial.trial_id)
-            _predictions(dataset, scored).write_parquet(work / PREDICTIONS)
+            _predictions(trainer.dataset, scored).write_parquet(work / PREDICTIONS)
             history = [asdict(epoch) for epoch in trainer.history]
             pl.DataFrame(history, schema=HISTORY_SCHEMA).write_parquet(work / HISTORY)
             state = trainer.network.net.state_dict()

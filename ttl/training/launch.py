@@ -1,16 +1,19 @@
-"""Launching jobs: a pack of steps under `accelerate launch`, on the devices of one slot."""
+"""Launching jobs: steps under `accelerate launch`, on the devices of one slot."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import psutil
@@ -28,6 +31,9 @@ STOPPING = threading.Event()
 
 LARGEST_CPU_SLOTS = 8
 LOG_LINES = 40
+
+END_SECONDS = 10
+"""So long a job may take to end by itself, when there is nothing more to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,129 +78,177 @@ def stop() -> None:
     kill_children()
 
 
-def run_job(steps: Sequence[Step], *, runs: Runs, datasets: Path, slot: Slot, on_event: OnEvent) -> None:
-    """Run a pack of steps until each has a result, failed ones included.
+class Worker:
+    """Runs steps on a slot, one after another, in one job that stays up: it starts when first needed.
 
-    All trials have one number of processes and one precision. When a job dies, the trial that it was at
-    becomes `failed` with the reason, and the rest is launched again.
+    Use it as a context manager; at the end its job ends.
     """
-    shared = {(step.trial.processes, step.trial.recipe.precision) for step in steps}
-    assert shared == {(slot.processes, steps[0].trial.recipe.precision)}, f"a pack mixes {shared}"
 
-    def on_wait(trial_id: str) -> None:
-        on_event(Event(kind="message", trial_id=trial_id, text="another sweep is at it; waiting for its end"))
+    def __init__(self, slot: Slot, runs: Runs, datasets: Path) -> None:
+        self.slot, self.runs, self.datasets = slot, runs, datasets
+        self.job: Job | None = None
 
-    with runs.claim([step.trial.trial_id for step in steps], on_wait) as claims:
-        _run_claimed(steps, claims, runs=runs, datasets=datasets, slot=slot, on_event=on_event)
+    def __enter__(self) -> Self:
+        """Start nothing yet."""
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        """End the job."""
+        self.close()
 
-def _run_claimed(
-    steps: Sequence[Step],
-    claims: tuple[int, ...],
-    *,
-    runs: Runs,
-    datasets: Path,
-    slot: Slot,
-    on_event: OnEvent,
-) -> None:
-    # Another sweep may have run some of them while this one waited for its claim.
-    waiting = [step for step in steps if not runs.has_reached(step)]
-    while waiting:
-        job = Job(waiting, claims, runs=runs, datasets=datasets, slot=slot)
-        current, reason = job.run(on_event)
+    def close(self) -> None:
+        """End the job, if there is one."""
+        if self.job is not None:
+            self.job.close()
+            self.job = None
+
+    def run(self, steps: Sequence[Step], on_event: OnEvent) -> None:
+        """Run steps until each has a result, failed ones included.
+
+        What another sweep is working on comes last. When the job dies, the trial that it was at becomes
+        `failed` with the reason, and the next one gets a new job.
+        """
+        waiting, deferred = deque(steps), 0
+        while waiting:
+            step = waiting.popleft()
+            trial_id = step.trial.trial_id
+            with self.runs.claim(trial_id, wait=deferred > len(waiting)) as claimed:
+                if not claimed:
+                    waiting.append(step)
+                    deferred += 1
+                    if deferred == len(waiting):
+                        text = "another sweep is at it; waiting for its end"
+                        on_event(Event(kind="message", trial_id=waiting[0].trial.trial_id, text=text))
+                    continue
+                deferred = 0
+                if (result := self.runs.reached(step)) is not None:
+                    ended = {"epoch": result["epochs"], "val_auroc": result["val_auroc"]}
+                    on_event(Event(kind=result["status"], trial_id=trial_id, **ended))
+                    continue
+                reason, started = self._run(step, on_event)
+                if reason is not None:
+                    self._fail(step, reason, on_event)
+            # A job that died before its first trial would die so again.
+            while reason is not None and not started and waiting:
+                self._fail(waiting.popleft(), reason, on_event)
+
+    def _run(self, step: Step, on_event: OnEvent) -> tuple[str | None, bool]:
+        """Run one step; return why its job died (None if it did not), and whether it ever began a step."""
+        precision = step.trial.recipe.precision
+        assert step.trial.processes == self.slot.processes, f"{step.trial.label} on slot {self.slot.name}"
+        if self.job is not None and self.job.precision != precision:
+            self.close()
+        if self.job is None:
+            self.job = Job(self.slot, precision, self.runs, self.datasets)
+        job = self.job
+        kind = job.run(step, on_event)
+        if kind in ("completed", "stopped"):
+            return None, True
+        # What a failure has left of a device's state is not for the next trial.
+        reason = job.close()
+        self.job = None
         if STOPPING.is_set():
             raise TrialError("the sweep was stopped")
-        if reason is None:
-            return
-        # A job that dies before its first trial would die so again.
-        lost = [step for step in waiting if current is None or step.trial.trial_id == current]
-        for step in lost:
-            # It may have been killed between publishing a result and saying so.
-            if step.trial.trial_id not in job.ended and not runs.has_reached(step):
-                runs.publish_failure(step.trial, reason)
-                on_event(Event(kind="failed", trial_id=step.trial.trial_id, text=reason))
-        done = {step.trial.trial_id for step in lost} | job.ended
-        waiting = [step for step in waiting if step.trial.trial_id not in done]
+        # It may have been killed between publishing a result and saying so.
+        if kind == "failed" or self.runs.reached(step) is not None:
+            return None, True
+        return reason or "the job ended before the trial did", job.began
+
+    def _fail(self, step: Step, reason: str, on_event: OnEvent) -> None:
+        self.runs.publish_failure(step.trial, reason)
+        on_event(Event(kind="failed", trial_id=step.trial.trial_id, text=reason))
 
 
 class Job:
-    """One launch of Accelerate."""
+    """One launch of Accelerate, which waits for steps and works them off.
 
-    def __init__(
-        self, steps: Sequence[Step], claims: tuple[int, ...], *, runs: Runs, datasets: Path, slot: Slot
-    ) -> None:
-        self.claims = claims
-        self.steps, self.runs, self.datasets, self.slot = steps, runs, datasets, slot
-        self.ended: set[str] = set()
+    Each process of it has a named pipe, on which a line is a step; the pipes' end is the job's.
+    """
 
-    def run(self, on_event: OnEvent) -> tuple[str | None, str | None]:
-        """Run the job; return the trial that it was at, and why it died (None if it ended well)."""
-        stem = self.runs.jobs() / uuid4().hex[:12]
-        pack, config, log = (stem.with_suffix(suffix) for suffix in (".json", ".yaml", ".log"))
-        pack.write_text(json.dumps(self._pack()), encoding="utf-8")
-        # Everything is said here, so that a configuration in the user's home cannot change a result.
-        config.write_text(yaml.safe_dump(self._config()), encoding="utf-8")
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-        command += [
-            "--num_cpu_threads_per_process",
-            str(self.slot.threads),
-            "-m",
-            "ttl.training.job",
-            str(pack),
-        ]
-        current: str | None = None
-        messages: dict[str, str] = {}
-        with log.open("w", encoding="utf-8") as errors:
-            process = subprocess.Popen(
-                command,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                pass_fds=self.claims,
-                start_new_session=True,
-            )
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    event = decode(line)
-                    if event is None:
-                        errors.write(line)
-                        continue
-                    if event.kind == "message":
-                        messages[event.trial_id] = event.text
-                        continue
-                    current = None if event.kind in ENDS else event.trial_id
-                    if current is None:
-                        self.ended.add(event.trial_id)
-                    on_event(event)
-                code = process.wait()
-            finally:
-                kill_children(process.pid)
-                process.kill()
-                process.wait()
-        unfinished = [step for step in self.steps if step.trial.trial_id not in self.ended]
-        if code == 0 and not unfinished:
-            for path in (pack, config, log):
-                path.unlink()
-            return None, None
-        said = messages.get(current or "")
-        return current or self._next(unfinished), said or f"the job died: {_reason(code, log)}; see {log}"
-
-    def _next(self, unfinished: Sequence[Step]) -> str | None:
-        """Between two trials it is the next one's; before the first, nobody's."""
-        return unfinished[0].trial.trial_id if self.ended and unfinished else None
-
-    def _pack(self) -> dict[str, Any]:
-        return {
-            "steps": [step.to_dict() for step in self.steps],
-            "runs": str(self.runs.root.resolve()),
-            "datasets": str(self.datasets.resolve()),
-            "precision": self.steps[0].trial.recipe.precision,
-            "device": self.slot.device,
+    def __init__(self, slot: Slot, precision: str, runs: Runs, datasets: Path) -> None:
+        self.slot, self.precision = slot, precision
+        self.began = self.busy = False
+        self.said = ""
+        self.folder = runs.jobs() / uuid4().hex[:12]
+        self.folder.mkdir()
+        # A file system over a network may know no pipes.
+        self.pipes_at = Path(tempfile.mkdtemp(prefix="ttl-job-"))
+        self.pipes = []
+        for rank in range(slot.processes):
+            os.mkfifo(self.pipes_at / str(rank))
+            # Opened for reading too, it waits for no reader.
+            self.pipes.append((self.pipes_at / str(rank)).open("r+b", buffering=0))
+        order = {
+            "pipes": str(self.pipes_at),
+            "runs": str(runs.root.resolve()),
+            "datasets": str(datasets.resolve()),
+            "precision": precision,
+            "device": slot.device,
             "parent": os.getpid(),
         }
+        (self.folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
+        # Everything is said here, so that a configuration in the user's home cannot change a result.
+        config = self.folder / "accelerate.yaml"
+        config.write_text(yaml.safe_dump(self._config()), encoding="utf-8")
+        self.log = (self.folder / "log").open("w", encoding="utf-8")
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+        command += ["--num_cpu_threads_per_process", str(slot.threads)]
+        command += ["-m", "ttl.training.job", str(self.folder / "job.json")]
+        self.process = subprocess.Popen(
+            command,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, step: Step, on_event: OnEvent) -> str | None:
+        """Have one step run; return the kind of event that it ended with, None if the job died."""
+        self.said, self.busy = "", True
+        for pipe in self.pipes:
+            pipe.write(json.dumps(step.to_dict()).encode() + b"\n")
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = decode(line)
+            if event is None:
+                self.log.write(line)
+                continue
+            self.began = True
+            if event.kind == "message":
+                self.said = event.text
+                continue
+            on_event(event)
+            if event.kind in ENDS:
+                self.busy = False
+                return event.kind
+        self.busy = False
+        return None
+
+    def close(self) -> str | None:
+        """End the job, amid a step if need be; return why it died, None if it had not.
+
+        The files of one that died stay, for its log.
+        """
+        for pipe in self.pipes:
+            pipe.close()
+        code = 0
+        if not self.busy:
+            with suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(timeout=END_SECONDS)
+        kill_children(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.log.close()
+        shutil.rmtree(self.pipes_at, ignore_errors=True)
+        if code == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return None
+        log = self.folder / "log"
+        return self.said or f"the job died: {_reason(code, log)}; see {log}"
 
     def _config(self) -> dict[str, Any]:
         several = self.slot.processes > 1
@@ -208,7 +262,7 @@ class Job:
             "num_machines": 1,
             "machine_rank": 0,
             "main_process_port": 0,
-            "mixed_precision": self.steps[0].trial.recipe.precision,
+            "mixed_precision": self.precision,
             "downcast_bf16": "no",
             "debug": False,
         }

@@ -1,30 +1,29 @@
 """The training of one trial under Accelerate: epochs, checkpoints, the best epoch, its predictions."""
 
 import dataclasses
-import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from ttl.data.dataset import PackedDataset
 from ttl.data.steps import ImageSteps
-from ttl.data.transforms import augment, draw, prepare
+from ttl.data.transforms import Augmentation, augment, draw, prepare
 from ttl.errors import TrialError
 from ttl.evaluation.metrics import auroc, softmax, weighted_log_loss
 from ttl.models.backbones import preprocessing, weights_sha256
 from ttl.models.network import Network, NetworkSpec, build_network
+from ttl.training import checkpoint
+from ttl.training.accelerator import reset_scaler
 from ttl.training.batches import (
     PADDING,
     check_batches,
@@ -34,16 +33,16 @@ from ttl.training.batches import (
     share,
     training_batches,
 )
+from ttl.training.frozen import FrozenFeatures
+from ttl.training.pixels import Pixels
 from ttl.training.recipe import Recipe
 from ttl.training.trial import Trial
-
-logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 """Images a process scores at once; results do not depend on it."""
 
-FIRST_SCALE = 65536.0
-"""The loss scale that training in fp16 starts with."""
+FACES = 2
+"""An image that is not cropped is seen as it is, or flipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,30 +85,22 @@ def image_steps(trial: Trial) -> ImageSteps:
     )
 
 
-def make_accelerator(precision: str, *, cpu: bool) -> Accelerator:
-    """Return the accelerator of a job: its processes, device and precision."""
-    # Every parameter that asks for a gradient gets one, so DDP need not look for those that do not.
-    handlers = [
-        DistributedDataParallelKwargs(find_unused_parameters=False),
-        GradScalerKwargs(init_scale=FIRST_SCALE),
-    ]
-    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers)
-
-
 class Trainer:
     """One trial in training, on one process of those that share it.
 
-    `checkpoint` is where its state is kept after each epoch, and where an earlier attempt may have left it.
+    `kept` is where its state is kept after each epoch, and where an earlier attempt may have left it.
     After `run`, `network` has the weights of the best epoch, and `history` every epoch.
     """
 
-    def __init__(self, trial: Trial, dataset: PackedDataset, accelerator: Accelerator, checkpoint: Path):
+    def __init__(self, trial: Trial, pixels: Pixels, accelerator: Accelerator, kept: Path):
+        dataset = pixels.dataset
         if dataset.revision != trial.revision:
             raise TrialError(
                 f"{dataset.root} is at revision {dataset.revision}, the trial wants {trial.revision}: "
                 "the dataset was prepared anew during the sweep; run the sweep again"
             )
-        self.trial, self.dataset, self.accelerator, self.checkpoint = trial, dataset, accelerator, checkpoint
+        self.trial, self.dataset, self.accelerator, self.kept = trial, dataset, accelerator, kept
+        self.pixels = pixels
         self.recipe: Recipe = trial.recipe
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.steps = image_steps(trial)
@@ -127,9 +118,12 @@ class Trainer:
         self.network: Network = built.to(accelerator.device)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = _OPTIMIZERS[self.recipe.optimizer](
-            parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay
+            parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=True
         )
-        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        # What computes: compiled or not, it has the network's own weights.
+        trained = torch.compile(self.network) if self.recipe.compile else self.network
+        self.model, self.optimizer = accelerator.prepare(trained, optimizer)
+        self.frozen = self._keep_frozen()
         self.schedule = self._make_schedule()
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -150,18 +144,19 @@ class Trainer:
     def score(self, split: str) -> Scored:
         """Return the logits of every sample of a split, each exactly once, on every process."""
         indices = self.dataset.indices(split)
-        places, rows = [], []
+        found_at, rows, start = [], [], 0
         self.network.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(self.frozen is None), torch.no_grad():
             for batch in evaluation_batches(
                 indices, batch_size=EVALUATION_BATCH, rank=self.rank, world=self.world
             ):
-                pixels = self._pixels(np.where(batch == PADDING, indices[0], batch))
-                images = prepare(pixels, image_size=self.trial.image_size, steps=self.steps)
-                with self.accelerator.autocast():
-                    rows.append(self.network(_channels_last(images)).float())
-                places.append(torch.from_numpy(batch).to(self.accelerator.device))
-            gathered = self.accelerator.gather((torch.cat(places), torch.cat(rows)))
+                places = torch.arange(start, start + len(batch))
+                start += len(batch)
+                chosen = np.where(batch == PADDING, indices[0], batch)
+                images = partial(self._prepared, chosen)
+                rows.append(self._logits(self.network, images, split, places))
+                found_at.append(torch.from_numpy(batch).to(self.accelerator.device))
+            gathered = self.accelerator.gather((torch.cat(found_at), torch.cat(rows)))
         found, logits = (tensor.cpu().numpy() for tensor in gathered)
         real = found != PADDING
         order = np.argsort(found[real], kind="stable")
@@ -172,6 +167,8 @@ class Trainer:
     def close(self) -> None:
         """Let go of the model, so that the next trial of the job has the device's memory."""
         self.accelerator.free_memory(self.model, self.optimizer)
+        if self.recipe.compile:
+            torch._dynamo.reset()
 
     def _train_epoch(self, number: int) -> Epoch:
         started = time.perf_counter()
@@ -190,14 +187,11 @@ class Trainer:
                 len(batch), crop_scale=self.recipe.crop_scale, flip=self.recipe.flip, generator=shared
             )
             mine = share(len(batch), rank=self.rank, world=self.world)
-            images = augment(
-                self._pixels(batch[mine]), drawn[mine], image_size=self.trial.image_size, steps=self.steps
-            )
             labels = torch.from_numpy(self.labels[batch[mine]]).to(self.accelerator.device)
             batch_weight = float(self.weights[self.labels[batch]].sum())
-            with self.accelerator.autocast():
-                logits = self.model(_channels_last(images))
-            loss = F.cross_entropy(logits.float(), labels, weight=weights, reduction="sum")
+            images = partial(self._augmented, batch[mine], drawn[mine])
+            logits = self._logits(self.model, images, "train", self._places(batch[mine], drawn[mine]))
+            loss = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
             # DDP takes the mean of the processes' gradients, and the batch wants their sum.
             self.accelerator.backward(loss * self.world / batch_weight)
             self.optimizer.step()
@@ -270,8 +264,35 @@ class Trainer:
             pct_start=self.recipe.warmup,
         )
 
-    def _pixels(self, indices: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self.dataset.read(indices)).to(self.accelerator.device)
+    def _prepared(self, rows: NDArray[np.int64]) -> Tensor:
+        return prepare(self.pixels(rows), image_size=self.trial.image_size, steps=self.steps)
+
+    def _augmented(self, rows: NDArray[np.int64], drawn: Augmentation) -> Tensor:
+        return augment(self.pixels(rows), drawn, image_size=self.trial.image_size, steps=self.steps)
+
+    def _logits(
+        self, model: Callable[[Tensor], Tensor], images: Callable[[], Tensor], table: str, places: Tensor
+    ) -> Tensor:
+        with self.accelerator.autocast():
+            if self.frozen is None:
+                return model(images()).float()
+            return self.frozen.run(model, table, places, images).float()
+
+    def _keep_frozen(self) -> FrozenFeatures | None:
+        """Keep what the frozen part makes of images that come again; None if there is nothing to keep."""
+        if not self.network.frozen or self.recipe.compile or self.recipe.epochs < 2:
+            return None
+        frozen = FrozenFeatures(self.network, self.trial.cut, self.trial.image_size)
+        frozen.keep("val", -(-len(self.dataset.indices("val")) // self.world))
+        if self.recipe.crop_scale == 1:
+            frozen.keep("train", FACES * len(self.train_indices))
+        return frozen if frozen.tables else None
+
+    def _places(self, rows: NDArray[np.int64], drawn: Augmentation) -> Tensor:
+        """Return where training images are kept: each has two faces, one of them flipped."""
+        order = np.argsort(self.train_indices)
+        found = order[np.searchsorted(self.train_indices, rows, sorter=order)]
+        return FACES * torch.from_numpy(found) + drawn.flipped
 
     def _agree_on_buffers(self) -> None:
         """Give every process the batch-norm statistics of the first: each has seen other images."""
@@ -282,7 +303,6 @@ class Trainer:
     def _save(self) -> None:
         if self.accelerator.is_main_process:
             state = {
-                "trial_id": self.trial.trial_id,
                 "history": [dataclasses.asdict(epoch) for epoch in self.history],
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -291,38 +311,20 @@ class Trainer:
                 "best": self.best,
                 "best_epoch": self.best_epoch,
             }
-            aside = self.checkpoint.with_suffix(".new")
-            torch.save(state, aside)
-            aside.replace(self.checkpoint)
+            checkpoint.save(self.kept, self.trial, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        if not self.checkpoint.is_file():
+        state = checkpoint.load(self.kept, self.trial, self.accelerator.device)
+        if state is None:
             return
-        try:
-            state: dict[str, Any] = torch.load(
-                self.checkpoint, map_location=self.accelerator.device, weights_only=True
-            )
-            if state["trial_id"] != self.trial.trial_id:
-                raise ValueError(f"it is of trial {state['trial_id']}")
-            history = [Epoch(**epoch) for epoch in state["history"]]
-            self.network.load_state_dict(state["network"])
-        except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all mended alike
-            logger.warning(
-                "%s: the checkpoint is damaged (%s); training starts again", self.trial.label, error
-            )
-            self.network.load_state_dict(build_network(self.network_spec, seed=self.trial.seed).state_dict())
-            return
+        self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.history, self.best, self.best_epoch = history, state["best"], state["best_epoch"]
-
-    @property
-    def network_spec(self) -> NetworkSpec:
-        """What the trial trains."""
-        return network_spec(self.trial, len(self.dataset.info.classes))
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -339,14 +341,3 @@ def _check_weights(trial: Trial) -> None:
             f"(SHA-256 {found[:12] or 'none'}, planned {trial.source_sha256[:12] or 'none'}): the file or "
             "the mirror has changed; run the sweep again"
         )
-
-
-def reset_scaler(accelerator: Accelerator) -> None:
-    """Start with the first loss scale: one scaler serves all trials of a job, and keeps the last one's."""
-    if accelerator.scaler is not None:
-        state = accelerator.scaler.state_dict()
-        accelerator.scaler.load_state_dict({**state, "scale": FIRST_SCALE, "_growth_tracker": 0})
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)

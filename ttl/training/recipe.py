@@ -30,6 +30,7 @@ class Recipe:
     `resize` is the side, in multiples of the image size, to which validation images are resized before
     the centre crop (256/224 in the paper).
     `criterion` chooses the epoch whose weights are kept, on validation data.
+    `compile` has the network compiled by `torch.compile`, which takes a minute or so a trial.
     `SCHEDULES` says which settings belong to one schedule alone.
     """
 
@@ -50,6 +51,7 @@ class Recipe:
     flip: bool = True
     class_weights: bool = True
     precision: Precision = "no"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""

@@ -5,8 +5,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,13 @@ class Runs:
             raise TrialError(f"{path} is damaged ({error}); delete the folder to train it again") from error
         return values
 
-    def has_reached(self, step: Step) -> bool:
-        """Return whether the step need not be run: it has a result of so many epochs that is no failure."""
+    def reached(self, step: Step) -> dict[str, Any] | None:
+        """Return the result for which the step need not be run: of so many epochs, and no failure."""
         result = self.result(step.trial.trial_id)
         if result is None or result["status"] == FAILED:
-            return False
-        return result["status"] == COMPLETED or (step.epochs is not None and result["epochs"] >= step.epochs)
+            return None
+        enough = step.epochs is not None and result["epochs"] >= step.epochs
+        return result if enough or result["status"] == COMPLETED else None
 
     def trial(self, trial_id: str) -> Trial:
         """Return the trial that the folder says it is."""
@@ -133,27 +134,21 @@ class Runs:
         self.publish(trial, {"status": FAILED, "error": reason})
 
     @contextmanager
-    def claim(self, trial_ids: Iterable[str], on_wait: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
-        """Keep all others on this machine from working on these trials meanwhile; wait for those who do.
+    def claim(self, trial_id: str, *, wait: bool = True, kind: str = "sweep") -> Iterator[bool]:
+        """Keep all others on this machine from working on the trial meanwhile; yield whether that is so.
 
-        `on_wait` is told of each trial that somebody else is working on.
-        Yields file descriptors: a process that inherits one keeps the claim for as long as it lives, so that
-        a trainer whose sweep was killed is never joined by a second one.
+        A sweep claims a trial while it has it run, and a trainer, as another `kind`, while it trains: so
+        that a trainer whose sweep was killed is never joined by a second one. A claim ends with the process.
         """
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            files = []
-            # All take them in the same order, so that no two wait for each other.
-            for trial_id in sorted(trial_ids):
-                file = stack.enter_context((locks / trial_id).open("w"))
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    on_wait(trial_id)
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                files.append(file.fileno())
-            yield tuple(files)
+        with (locks / f"{trial_id}.{kind}").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ttl.errors import TrialError
 from ttl.models.names import FULL, Granularity, Strategy
 from ttl.training.recipe import Recipe
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Raised by hand with every change of code that can change a trial's result.
 
 It is part of each trial's identity, so that results of before are not taken for results of after.

@@ -1,0 +1,164 @@
+"""What a network's frozen part makes of images that come again: kept, instead of computed anew.
+
+In layer-wise finetuning the modules below the cut never change, so an image that is shown unchanged gives
+the same features every time: each validation image does, and each training image where the augmentation
+crops nothing (a flip gives it two faces).
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from torch import Tensor
+
+from ttl.models.network import Network
+from ttl.models.order import evaluating
+
+logger = logging.getLogger(__name__)
+
+MEMORY_SHARE = 1 / 16
+"""Share of the device's free memory that features may take; a table that needs more is not kept."""
+
+TOLERANCE = 1e-3
+"""By so much, of the largest, may logits differ that were computed from kept features."""
+
+
+class FrozenFeatures:
+    """The features at the cut, in tables of one row an image.
+
+    A table that is not kept, and a network that cannot be run from its features alone, compute all of it
+    each time: what comes out is the same to rounding.
+    """
+
+    def __init__(self, network: Network, cut: str, image_size: int, *, share: float = MEMORY_SHARE) -> None:
+        self.network, self.image_size = network, image_size
+        # The outermost frozen modules: whatever runs inside one of them runs not at all.
+        self.names = [name for name in network.frozen if name.rpartition(".")[0] not in network.frozen]
+        self.top = next((name for name in self.names if f"{cut}.".startswith(f"{name}.")), None)
+        self.device = next(network.parameters()).device
+        self.room = share * _free(self.device)
+        self.shapes: dict[str, torch.Size] = {}
+        self.tables: dict[str, _Table] = {}
+        self.usable = self.top is not None and self._verify()
+
+    def keep(self, table: str, rows: int) -> bool:
+        """Keep a table of so many rows, if there is room; return whether it is."""
+        if not self.usable:
+            return False
+        assert self.top is not None
+        size = rows * self.shapes[self.top].numel() * 4
+        if size > self.room:
+            logger.info(
+                "features of %s are computed anew each time: %.1f GB, and there is room for %.1f GB",
+                table, size / 1e9, self.room / 1e9,
+            )  # fmt: skip
+            return False
+        self.room -= size
+        self.tables[table] = _Table(rows)
+        return True
+
+    def run(
+        self, model: Callable[[Tensor], Tensor], table: str, places: Tensor, images: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return the logits of a batch, whose images lie at `places` [n] of a table.
+
+        `model` is the network, or what wraps it. `images` makes the input, and is asked only where needed.
+        """
+        kept = self.tables.get(table)
+        if kept is None:
+            return model(images())
+        if kept.has(places):
+            with self._replayed(kept.get(places)):
+                return model(self._blank(len(places)))
+        with self._recorded() as outputs:
+            logits = model(images())
+        assert self.top is not None
+        kept.put(places, outputs[self.top].detach())
+        return logits
+
+    def _verify(self) -> bool:
+        """Return whether the network gives the same logits from the features at its cut alone."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (2, 3, self.image_size, self.image_size)
+        images = torch.randn(shape, generator=generator).to(self.device)
+        with evaluating(self.network):
+            with self._recorded() as outputs:
+                expected = self.network(images)
+            if set(outputs) != set(self.names):
+                return False
+            self.shapes = {name: output.shape[1:] for name, output in outputs.items()}
+            assert self.top is not None
+            with self._replayed(outputs[self.top]):
+                found = self.network(self._blank(len(images)))
+        return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[str, Tensor]]:
+        outputs: dict[str, Tensor] = {}
+
+        def record(name: str) -> Callable[..., None]:
+            def hook(_module: object, _inputs: object, output: object) -> None:
+                if isinstance(output, Tensor):
+                    outputs[name] = output
+
+            return hook
+
+        modules = {name: self.network.net.get_submodule(name) for name in self.names}
+        handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _replayed(self, features: Tensor) -> Iterator[None]:
+        """Let the frozen modules return what they are known to: the topmost its features, others a blank."""
+
+        def give(name: str) -> Callable[..., Tensor]:
+            blank = features.new_zeros(1).expand(len(features), *self.shapes[name])
+            return lambda *_args, **_options: features if name == self.top else blank
+
+        modules = {name: self.network.net.get_submodule(name) for name in self.names}
+        for name, module in modules.items():
+            module.forward = give(name)
+        try:
+            yield
+        finally:
+            for module in modules.values():
+                del module.forward
+
+    def _blank(self, count: int) -> Tensor:
+        side = self.image_size
+        return torch.zeros(1, device=self.device).expand(count, 3, side, side)
+
+
+class _Table:
+    """Rows of features; those with positions in channels-last order, as they are computed."""
+
+    def __init__(self, rows: int) -> None:
+        self.filled = torch.zeros(rows, dtype=torch.bool)
+        self.values: Tensor | None = None
+
+    def has(self, places: Tensor) -> bool:
+        return bool(self.filled[places].all())
+
+    def put(self, places: Tensor, features: Tensor) -> None:
+        flat = features.permute(0, 2, 3, 1) if features.ndim == 4 else features
+        if self.values is None:
+            self.values = flat.new_empty((len(self.filled), *flat.shape[1:]))
+        self.values[places.to(flat.device)] = flat
+        self.filled[places] = True
+
+    def get(self, places: Tensor) -> Tensor:
+        assert self.values is not None
+        flat = self.values[places.to(self.values.device)]
+        return flat.permute(0, 3, 1, 2) if flat.ndim == 4 else flat
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
