@@ -245,7 +245,7 @@ def report(
 def predict(
     model: Annotated[str, typer.Argument(help="A folder, or a release: NAME, NAME@v1.0.0, NAME#champion.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    engine: Annotated[str, typer.Option(help="auto, onnx or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, onnx, int8 or torch.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Print the probability of each class for each image."""
@@ -253,8 +253,8 @@ def predict(
     from ttl.release.predict import load_model, resolve_model
     from ttl.release.predict import predict as run
 
-    if engine not in ("auto", "onnx", "torch"):
-        raise ParamsError(f"engine is {engine!r}; it must be auto, onnx or torch")
+    if engine not in ("auto", "onnx", "int8", "torch"):
+        raise ParamsError(f"engine is {engine!r}; it must be auto, onnx, int8 or torch")
     loaded = load_model(resolve_model(model, Path.cwd()), engine=engine)  # type: ignore[arg-type]
     found = run(loaded, images)
     rows = [

@@ -12,17 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.release.conftest import OFFERED
 from tests.release.trained import CLASSES, NAME, Trained
 from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError
+from ttl.evaluation.metrics import auroc
 from ttl.models.network import NetworkSpec, build_network
 from ttl.release.description import read_description, sha256
 from ttl.release.export import export_model
+from ttl.release.int8 import Int8Rule
 from ttl.release.onnx import check_onnx, open_session, run_session
 from ttl.release.predict import load_model, load_network
 from ttl.training.runs import Runs
 
-FILES = ["card.md", "model.json", "model.onnx", "model.safetensors"]
+FILES = ["card.md", "model.int8.onnx", "model.json", "model.onnx", "model.safetensors"]
 
 ELSEWHERE = """
 import json, sys
@@ -30,6 +33,7 @@ from pathlib import Path
 import numpy as np
 from ttl.data.dataset import PackedDataset
 from ttl.release.export import export_model
+from ttl.release.int8 import Int8Rule
 from ttl.release.predict import load_model
 
 root, out, written = map(Path, sys.argv[1:])
@@ -37,7 +41,8 @@ dataset = PackedDataset.open(root / "datasets" / "squares")
 selection = json.loads((out / "selection.json").read_text())
 pixels = dataset.read(dataset.indices("test"))
 answers = {e: load_model(written, engine=e).probabilities(pixels).tolist() for e in ("onnx", "torch")}
-export_model(selection, runs=root / "runs", dataset=dataset, out=out)
+rule = Int8Rule(largest_auroc_change=0.05, least_gain=0)
+export_model(selection, runs=root / "runs", dataset=dataset, out=out, int8_rule=rule)
 print(json.dumps(answers))
 """
 
@@ -118,6 +123,43 @@ def test_another_process_writes_the_same_bytes_and_gives_the_same_answers(
         np.testing.assert_allclose(np.array(answers), ours, rtol=0, atol=1e-6)
 
 
+def test_int8_is_the_same_network_nearly_and_smaller(trained: Trained, exported: Path) -> None:
+    facts = read_description(exported).int8
+    assert facts is not None
+    assert facts.sha256 == sha256(exported / "model.int8.onnx")
+    rows = trained.dataset.indices("val")
+    pixels, labels = trained.dataset.read(rows), trained.dataset.samples["label"].to_numpy()[rows]
+    int8, exact = (load_model(exported, engine=engine) for engine in ("int8", "torch"))
+    ours, theirs = (model.probabilities(pixels) for model in (int8, exact))
+    assert (facts.images, facts.calibration) == (len(rows), len(trained.dataset.indices("train")))
+    assert facts.val_auroc_change == pytest.approx(auroc(labels, ours) - auroc(labels, theirs), abs=1e-9)
+    assert int8.threshold == facts.threshold
+    assert exact.threshold == 0.4375
+    same = (ours[:, 1] >= facts.threshold) == (theirs[:, 1] >= 0.4375)
+    assert facts.agreement == pytest.approx(same.mean())
+    assert 1e-4 < np.abs(ours - theirs).max() < 0.2
+    weights = onnx.load(exported / "model.int8.onnx").graph.initializer
+    assert sum(values.data_type == onnx.TensorProto.INT8 for values in weights) >= 10
+    assert "8-bit weights" in (exported / "card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Int8Rule(largest_auroc_change=0.05, least_gain=1e6), Int8Rule(largest_auroc_change=-1, least_gain=0)],
+)
+def test_int8_is_not_offered_where_it_is_slow_or_worse(
+    rule: Int8Rule, trained: Trained, tmp_path: Path
+) -> None:
+    out = export_model(
+        trained.selection, runs=trained.runs, dataset=trained.dataset, out=tmp_path, int8_rule=rule
+    )
+    assert sorted(path.name for path in out.iterdir()) == [name for name in FILES if "int8" not in name]
+    assert read_description(out).int8 is None
+    assert "8-bit" not in (out / "card.md").read_text()
+    with pytest.raises(ReleaseError, match="no int8 file"):
+        load_model(out, engine="int8")
+
+
 def test_no_path_of_this_machine_is_in_any_file(trained: Trained, exported: Path) -> None:
     for path in exported.iterdir():
         content = path.read_bytes()
@@ -135,7 +177,7 @@ def test_an_older_model_is_replaced_and_a_failed_export_leaves_it(trained: Train
     with pytest.raises(ReleaseError, match="ffff holds no result"):
         export_model(broken, runs=trained.runs, dataset=trained.dataset, out=out)
     assert [path.name for path in out.rglob("*")] == [NAME, "stale.txt"]
-    export_model(trained.selection, runs=trained.runs, dataset=trained.dataset, out=out)
+    export_model(trained.selection, runs=trained.runs, dataset=trained.dataset, out=out, int8_rule=OFFERED)
     assert sorted(path.name for path in out.rglob("*")) == sorted([NAME, *FILES])
 
 

@@ -18,16 +18,37 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 ONNX = "model.onnx"
+INT8 = "model.int8.onnx"
 CARD = "card.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxFacts:
-    """The ONNX file: its logits were within `tolerance` of torch's on `images` validation images."""
+    """The ONNX file: its logits were within `tolerance` of torch's on `images` validation images.
+
+    `val_auroc_change` is ONNX Runtime's validation AUROC less torch's.
+    """
 
     opset: int
     images: int
     tolerance: float
+    sha256: str
+    val_auroc_change: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Facts:
+    """The quantised ONNX file, calibrated on `calibration` training images, judged on `images` of validation.
+
+    `val_auroc_change` is its validation AUROC less torch's. `threshold` is its own, chosen as the model's;
+    with both, `agreement` is the share of validation images of which the two say the same.
+    """
+
+    calibration: int
+    images: int
+    val_auroc_change: float
+    threshold: float | None
+    agreement: float
     sha256: str
 
 
@@ -62,6 +83,7 @@ class Description:
     weights_sha256: str
     onnx: OnnxFacts
     versions: dict[str, str]
+    int8: Int8Facts | None = None
     in_chans: int = 3
     format: int = FORMAT
 

@@ -16,23 +16,27 @@ from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities, decide, softmax
 from ttl.release import registry
-from ttl.release.description import DESCRIPTION, ONNX, WEIGHTS, Description, read_description, sha256
+from ttl.release.description import DESCRIPTION, INT8, ONNX, WEIGHTS, Description, read_description, sha256
 from ttl.release.onnx import open_session, run_session
 
 if TYPE_CHECKING:
     from ttl.models.network import NetworkSpec
 
-Engine = Literal["auto", "onnx", "torch"]
+Engine = Literal["auto", "onnx", "int8", "torch"]
 BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to predict. `engine` is what runs it: `onnx` or `torch`."""
+    """A model ready to predict. `engine` is what runs it: `onnx`, `int8` or `torch`.
+
+    `threshold` is that of the engine: the quantised network has one of its own.
+    """
 
     folder: Path
     description: Description
     engine: Engine
+    threshold: float | None
     forward: Callable[[Tensor], NDArray[np.float32]]
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,8 +89,16 @@ def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:
     if engine == "auto":
         engine = "onnx" if (folder / ONNX).is_file() else "torch"
     forward: Callable[[Tensor], NDArray[np.float32]]
-    if engine == "onnx":
-        session = open_session(_intact(folder / ONNX, description.onnx.sha256))
+    threshold = description.threshold
+    if engine in ("onnx", "int8"):
+        file, checksum = ONNX, description.onnx.sha256
+        if engine == "int8":
+            if description.int8 is None:
+                raise ReleaseError(
+                    f"{folder} has no int8 file: it was not offered, for accuracy or for speed; use onnx"
+                )
+            file, checksum, threshold = INT8, description.int8.sha256, description.int8.threshold
+        session = open_session(_intact(folder / file, checksum))
 
         def forward(images: Tensor) -> NDArray[np.float32]:
             return run_session(session, images.numpy())
@@ -99,7 +111,9 @@ def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:
                 logits: NDArray[np.float32] = network(images).numpy()
             return logits
 
-    return LoadedModel(folder=folder, description=description, engine=engine, forward=forward)
+    return LoadedModel(
+        folder=folder, description=description, engine=engine, threshold=threshold, forward=forward
+    )
 
 
 def predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
@@ -178,6 +192,6 @@ def _predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
             predicted=known.classes[choice],
         )
         for path, row, choice in zip(
-            images, probabilities, decide(probabilities, known.threshold), strict=True
+            images, probabilities, decide(probabilities, model.threshold), strict=True
         )
     ]
