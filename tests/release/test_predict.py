@@ -1,4 +1,3 @@
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -63,7 +62,8 @@ def test_the_threshold_decides_not_the_likelier_class(exported: Path, pictures: 
     ]:
         fixed = LoadedModel(
             folder=exported,
-            description=dataclasses.replace(model.description, threshold=threshold),
+            description=model.description,
+            threshold=threshold,
             engine="onnx",
             forward=lambda images, row=logits: np.array([row] * len(images), dtype=np.float32),
         )
