@@ -18,7 +18,7 @@ class Listener(Protocol):
     """Whoever follows a sweep. Calls come from several threads."""
 
     def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
-        """Take note that a round of steps is about to run."""
+        """Take note of the steps that wait for a slot; they may have been told of before."""
 
     def happened(self, slot: Slot, event: Event) -> None:
         """Take note of what a job has reported."""
@@ -50,6 +50,7 @@ class Display:
         self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         self.lock = threading.Lock()
         self.trials: dict[str, Trial] = {}
+        self.steps: set[Step] = set()
         self.started: dict[str, float] = {}
         self.lines: dict[str, TaskID] = {}
         self.done = self.asked = 0
@@ -75,9 +76,14 @@ class Display:
     def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
         """Show how much there is to do."""
         with self.lock:
-            self.trials |= {step.trial.trial_id: step.trial for step in steps}
-            self.asked += len(steps)
+            new = [step for step in steps if step not in self.steps]
+            self.steps |= set(new)
+            self.trials |= {step.trial.trial_id: step.trial for step in new}
+            first = not self.asked
+            self.asked += len(new)
             self.progress.update(self.total, description="trials", total=self.asked, completed=self.done)
+            if not new or not first:
+                return
             many, trial_s = "s" if len(slots) > 1 else "", "trials" if len(steps) > 1 else "trial"
             self.console.print(
                 f"{len(steps)} {trial_s} to run on {len(slots)} slot{many} "

@@ -6,9 +6,10 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import Listener, Nobody
@@ -47,7 +48,7 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     overrides = {name: value for name, value in given.items() if value is not None}
     sweep = Sweep(load_params(FILE, overrides), Layout(root=Path.cwd()), merge=bool(overrides))
     listener = LISTENER.get(Nobody())
-    run_rounds(sweep, listener)
+    run_planned(sweep, listener)
     outcome = sweep.finish()
     create_table_artifact(
         key="ttl-leaderboard",
@@ -58,26 +59,40 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     return summary(outcome)
 
 
-def run_rounds(sweep: Sweep, listener: Listener) -> None:
-    """Run what the planner asks for, until it asks for nothing more. The jobs stay up from round to round."""
+def run_planned(sweep: Sweep, listener: Listener) -> None:
+    """Run what the planner asks for, until it asks for nothing more.
+
+    Each slot has a worker, whose job stays up. The planner is asked again whenever a worker is free.
+    """
     slots = sweep.slots()
+    free: Queue[Worker] = Queue()
     with ExitStack() as stack:
-        free: Queue[Worker] = Queue()
-        for slot in slots:
-            free.put(stack.enter_context(Worker(slot, sweep.layout.runs, sweep.layout.datasets)))
-        while steps := sweep.pending():
+        idle = [stack.enter_context(Worker(slot, sweep.layout.runs, sweep.layout.datasets)) for slot in slots]
+        running: dict[Worker, PrefectFuture[None]] = {}
+        while True:
+            steps = sweep.pending()
             listener.planned(steps, slots)
-            packs = sweep.packs(steps, len(slots))
-            get_run_logger().info("%d trials in %d packs on %d slots", len(steps), len(packs), len(slots))
-            running = [run_pack.submit(f"{len(pack)} trials", pack, free, listener) for pack in packs]
-            for future in running:
-                future.result()
+            for pack in sweep.packs(steps, len(slots))[: len(idle)]:
+                worker = idle.pop(0)
+                sweep.hand(pack)
+                running[worker] = run_pack.submit(title(pack), pack, worker, free, listener)
+            if not running:
+                return
+            worker = free.get()
+            idle.append(worker)
+            running.pop(worker).result()
+
+
+def title(pack: list[Step]) -> str:
+    """Return what a pack is called in Prefect's history."""
+    return pack[0].trial.label if len(pack) == 1 else f"{len(pack)} trials, {pack[0].trial.label} first"
 
 
 @task(name="pack", task_run_name="{title}", cache_policy=NO_CACHE)
-def run_pack(title: str, steps: list[Step], free: "Queue[Worker]", listener: Listener) -> None:
-    """Run a pack of steps on the next free worker."""
-    worker = free.get()
+def run_pack(
+    title: str, steps: list[Step], worker: Worker, free: "Queue[Worker]", listener: Listener
+) -> None:
+    """Run a pack of steps on a worker, and give it back."""
     try:
         worker.run(steps, lambda event: listener.happened(worker.slot, event))
     finally:

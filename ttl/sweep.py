@@ -32,7 +32,7 @@ from ttl.search.race import RACE, verdicts
 from ttl.search.selection import compare, select
 from ttl.search.space import Series, Space
 from ttl.training.launch import Slot, find_slots
-from ttl.training.runs import FAILED, Runs
+from ttl.training.runs import COMPLETED, FAILED, Runs
 from ttl.training.trial import Step, Trial
 
 logger = logging.getLogger(__name__)
@@ -60,19 +60,24 @@ class Sweep:
             size=self._size,
         )
         self.planner = find_planner(params.sweep.planner, self.judge)
-        self.handed: set[str] = set()
+        self.handed: dict[str, Step] = {}
+        self.ends: dict[str, Known] = {}
         # Of before the training: what changes meanwhile is not what was trained on.
         self.key = fingerprint(params, layout, merge=merge)
 
     def pending(self) -> list[Step]:
-        """Return the steps to run next; none when the sweep is at its end."""
+        """Return the steps that the planner waits for, but not those that were handed out already.
+
+        None are left when all that it wants is running, or done.
+        """
 
         def find(trial: Trial) -> Known | None:
             found = self._find(trial)
             again = found and found.status == FAILED and trial.trial_id not in self.handed
             return None if again else found
 
-        return list(follow(self.planner, self.space, find).waiting)
+        waiting = follow(self.planner, self.space, find).waiting
+        return [step for step in waiting if self.handed.get(step.trial.trial_id) != step]
 
     def progress(self) -> Progress:
         """Return how far the planner has got."""
@@ -83,10 +88,12 @@ class Sweep:
         return find_slots(self.params.sweep.processes, self.params.sweep.slots)
 
     def packs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
-        """Share steps out into packs, and remember that they were."""
-        self.handed |= {step.trial.trial_id for step in steps}
-        weights = {step.trial.trial_id: self._work(step) for step in steps}
-        return pack(steps, weights, slots)
+        """Share steps out into packs, the first ones first."""
+        return pack(steps, {step.trial.trial_id: self._work(step) for step in steps}, slots)
+
+    def hand(self, steps: Sequence[Step]) -> None:
+        """Remember that these steps are being run."""
+        self.handed |= {step.trial.trial_id: step for step in steps}
 
     def finish(self) -> Outcome:
         """Write the tables, select, and export the selected models.
@@ -138,6 +145,15 @@ class Sweep:
             yield
 
     def _find(self, trial: Trial) -> Known | None:
+        """Return what is known of a trial. An end is for good, and is read once."""
+        if trial.trial_id in self.ends:
+            return self.ends[trial.trial_id]
+        found = self._read(trial)
+        if found is not None and found.status == COMPLETED:
+            self.ends[trial.trial_id] = found
+        return found
+
+    def _read(self, trial: Trial) -> Known | None:
         result = self.layout.runs.result(trial.trial_id)
         if result is None:
             return None

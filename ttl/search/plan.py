@@ -67,23 +67,26 @@ def follow(planner: Planner, space: Space, find: Callable[[Trial], Known | None]
     """Follow a planner through all steps that have been done.
 
     `find` gives all that is known of a trial. Of that, the planner is shown what its own steps would have
-    brought: so its decisions do not depend on what else has been trained, or on which sweep did it.
+    brought: so its decisions do not depend on what else has been trained, or on which sweep did it. It is
+    asked again as soon as any of its steps is done, and need not wait for the others.
     """
     trials: dict[str, Trial] = {}
     known: dict[str, Known] = {}
-    while steps := planner(space, known):
-        waiting = []
-        for step in steps:
-            trials[step.trial.trial_id] = step.trial
+    while True:
+        waiting: list[Step] = []
+        news = False
+        for step in planner(space, known):
+            trial_id = step.trial.trial_id
+            trials[trial_id] = step.trial
             found = find(step.trial)
             shown = found and found.at(step)
             if shown is None:
                 waiting.append(step)
-            else:
-                known[step.trial.trial_id] = shown
-        if waiting:
+            elif shown != known.get(trial_id):
+                known[trial_id] = shown
+                news = True
+        if not news:
             return Progress(trials=trials, known=known, waiting=waiting)
-    return Progress(trials=trials, known=known, waiting=())
 
 
 def to_the_end(trials: Iterable[Trial], known: Results) -> list[Step]:

@@ -1,11 +1,18 @@
 """The planner `race`: from the smallest model up, until one is proved non-inferior.
 
 The selection takes the smallest non-inferior model. So once one is found, no larger one can be chosen, and
-none is begun: that is certain, not an estimate. What is smaller is given up early only where even the
-best gain that a whole network made from the same epoch on, and as much again, would not bring it to the
-reference less the margin. (Early stopping of resumable trials at rungs, as in successive halving: Jamieson &
-Talwalkar, AISTATS 2016; but against an absolute bar, the selection's, and not against each other.) A score
-never removes a cut: what is decided of each is in the ledger, with its reason.
+none is begun: that is certain, not an estimate. What is smaller is given up early only where an optimist
+would give it up:
+
+- at a rung, where even the best gain that a whole network made from the same epoch on, and as much again,
+  would not bring it to the reference less the margin;
+- after some of its seeds, where the others would have to be better than the best so far (after one alone, by
+  more than whole networks differ from seed to seed), or the interval narrower than independent seeds would
+  make it.
+
+(Early stopping of resumable trials at rungs, as in successive halving: Jamieson & Talwalkar, AISTATS 2016;
+but against an absolute bar, the selection's, and not against each other.) A score never removes a cut: what
+is decided of each is in the ledger, with its reason.
 """
 
 import math
@@ -14,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttl.errors import SearchError
+from ttl.evaluation.statistics import Interval
 from ttl.models.cuts import Cut
 from ttl.models.network import STRATEGIES
 from ttl.search.plan import Judge, Known, Results, to_the_end
@@ -29,6 +37,9 @@ RUNG = 1 / 3
 
 ABREAST = 2
 """So many undecided models are trained at a time, the smallest first: more would train what is not needed."""
+
+BLIND = 8
+"""So many models are looked at while the whole networks are in training, and slots would stand idle."""
 
 OPTIMISM = 2.0
 """A model may gain so many times what the whole networks gained, before it is given up."""
@@ -59,12 +70,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """What the completed whole networks set: the reference, its mean validation AUROC, and their courses."""
+    """What the whole networks set: the reference, its mean validation AUROC, and their courses.
+
+    It is provisional while some of their seeds are in training: good to choose what to train next, and not
+    to give anything up.
+    """
 
     reference: Model
     mean: float
     courses: tuple[Known, ...]
     spread: float
+    provisional: bool = False
 
     def hope(self, stopped: Known) -> float:
         """Return the validation AUROC that a stopped trial could reach at best.
@@ -112,15 +128,16 @@ def verdicts(space: Space, dataset: str, known: Results, judge: Judge) -> list[V
 def _walk(models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None) -> list[Verdict]:
     found: list[Verdict] = []
     abreast, larger = 0, ""
+    most = BLIND if bar is None or bar.provisional else ABREAST
     for model in models:
         if bar is not None and model.size >= bar.reference.size:
             larger = larger or "no smaller than the whole network"
         if larger:
             verdict = Verdict(model=model, decision="larger", reason=larger)
-        elif abreast >= ABREAST:
+        elif abreast >= most:
             verdict = Verdict(model=model, decision="waiting", reason="smaller models come first")
         else:
-            verdict = _judge(model, known, judge, bar)
+            verdict = _judge(model, known, judge, bar, smallest=not abreast)
         found.append(verdict)
         abreast += bool(verdict.decision == "waiting")
         if verdict.decision == "selected":
@@ -128,9 +145,10 @@ def _walk(models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None
     return found
 
 
-def _judge(model: Model, known: Results, judge: Judge, bar: Bar | None) -> Verdict:
+def _judge(model: Model, known: Results, judge: Judge, bar: Bar | None, *, smallest: bool) -> Verdict:
+    """Decide on a model; only the smallest undecided one gets more than its first seed."""
     lead = model.trials[0]
-    first, others = known.get(lead.trial_id), to_the_end(model.trials[1:], known)
+    first, done = known.get(lead.trial_id), [one for one in model.trials if _is_complete(one, known)]
     steps: Sequence[Step] = ()
     decision: Decision = "waiting"
     if lost := _lost(model, known):
@@ -149,16 +167,21 @@ def _judge(model: Model, known: Results, judge: Judge, bar: Bar | None) -> Verdi
         )
         if hope > needed:
             steps = [Step(trial=lead)]
-        else:
+        elif not bar.provisional:
             decision = "inferior"
-    elif others:
-        alone = judge.difference([lead], bar.reference.trials).value
+    elif bar.provisional:
+        reason = "it waits for the whole network's other seeds"
+    elif len(done) < len(model.trials):
+        low = _best_bound(judge.difference(done, bar.reference.trials), model, done, known, bar)
         reason = (
-            f"after its first seed: {alone:+.4f} from the whole network, at best {alone + bar.spread:+.4f} "
-            f"over all seeds; above {-judge.rule.margin:+.4f} is needed"
+            f"after {len(done)} of {len(model.trials)} seeds: the lower bound of the difference from the "
+            f"whole network is at best {low:+.4f} in the end; above {-judge.rule.margin:+.4f} is needed"
         )
-        if alone + bar.spread > -judge.rule.margin:
-            steps = others
+        if low > -judge.rule.margin and not smallest:
+            reason = "smaller models come first"
+        elif low > -judge.rule.margin:
+            # Twice as many seeds at each look: the first look is the one that saves most.
+            steps = to_the_end(model.trials[: 2 * len(done)], known)
         else:
             decision = "inferior"
     else:
@@ -166,6 +189,22 @@ def _judge(model: Model, known: Results, judge: Judge, bar: Bar | None) -> Verdi
         reason = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}) from the whole network"
         decision = "selected" if gap.low > -judge.rule.margin else "inferior"
     return Verdict(model=model, decision=decision, reason=reason, steps=tuple(steps))
+
+
+def _best_bound(gap: Interval, model: Model, done: Sequence[Trial], known: Results, bar: Bar) -> float:
+    """Return what the interval's lower bound could be at best when all seeds are done.
+
+    The variance of a mean of n exchangeable seeds is at least k/n of that of k.
+    """
+    aurocs = [known[trial.trial_id].best or 0.0 for trial in done]
+    share = len(done) / len(model.trials)
+    ahead = max(aurocs) - sum(aurocs) / len(aurocs) if len(done) > 1 else bar.spread
+    return gap.value + (1 - share) * ahead - (gap.value - gap.low) * math.sqrt(share)
+
+
+def _is_complete(trial: Trial, known: Results) -> bool:
+    found = known.get(trial.trial_id)
+    return found is not None and found.status == COMPLETED
 
 
 def _of_whole(model: Model, known: Results) -> Verdict:
@@ -185,23 +224,29 @@ def _models(space: Space, dataset: str, judge: Judge) -> Iterator[Model]:
 
 
 def _bar(wholes: Sequence[Model], known: Results) -> Bar | None:
-    """Return the bar that the whole networks set; None while any is in training, or if none was completed."""
-    if any(to_the_end(one.trials, known) for one in wholes):
-        return None
-    aurocs = {
-        position: [known[trial.trial_id].best or 0.0 for trial in one.trials]
-        for position, one in enumerate(wholes)
-        if not _lost(one, known)
-    }
+    """Return the bar that the whole networks set, provisional while any is in training.
+
+    None before each has two seeds, or as many as it will have, and if all seeds of none were completed.
+    """
+    waiting = any(to_the_end(one.trials, known) for one in wholes)
+    aurocs: dict[int, list[float]] = {}
+    for position, one in enumerate(wholes):
+        done = [trial for trial in one.trials if _is_complete(trial, known)]
+        if len(done) < min(2, len(one.trials)) and to_the_end(one.trials, known):
+            return None
+        if done and not _lost(one, known):
+            aurocs[position] = [known[trial.trial_id].best or 0.0 for trial in done]
     if not aurocs:
         return None
     means = {position: sum(values) / len(values) for position, values in aurocs.items()}
     best = max(means, key=lambda position: (means[position], -wholes[position].size))
+    trials = [trial for position in aurocs for trial in wholes[position].trials]
     return Bar(
         reference=wholes[best],
         mean=means[best],
-        courses=tuple(known[trial.trial_id] for position in aurocs for trial in wholes[position].trials),
+        courses=tuple(known[trial.trial_id] for trial in trials if _is_complete(trial, known)),
         spread=max(max(values) - min(values) for values in aurocs.values()),
+        provisional=waiting,
     )
 
 

@@ -87,17 +87,19 @@ class Worker:
     def __init__(self, slot: Slot, runs: Runs, datasets: Path) -> None:
         self.slot, self.runs, self.datasets = slot, runs, datasets
         self.job: Job | None = None
+        self.closed = False
 
     def __enter__(self) -> Self:
         """Start nothing yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the job."""
+        """End the job, for good."""
+        self.closed = True
         self.close()
 
     def close(self) -> None:
-        """End the job, if there is one."""
+        """End the job, if there is one; the next step starts another."""
         if self.job is not None:
             self.job.close()
             self.job = None
@@ -147,7 +149,7 @@ class Worker:
         # What a failure has left of a device's state is not for the next trial.
         reason = job.close()
         self.job = None
-        if STOPPING.is_set():
+        if STOPPING.is_set() or self.closed:
             raise TrialError("the sweep was stopped")
         # It may have been killed between publishing a result and saying so.
         if kind == "failed" or self.runs.reached(step) is not None:
