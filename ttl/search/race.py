@@ -18,6 +18,7 @@ is decided of each is in the ledger, with its reason.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ttl.errors import SearchError
@@ -36,7 +37,7 @@ RUNG = 1 / 3
 """Share of the epochs after which a model's first seed is looked at."""
 
 ABREAST = 2
-"""So many undecided models are trained at a time, the smallest first: more would train what is not needed."""
+"""So many undecided models are begun, the smallest first: more would train what is not needed."""
 
 BLIND = 8
 """So many models are looked at while the whole networks are in training, and slots would stand idle."""
@@ -134,6 +135,8 @@ def _walk(models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None
             larger = larger or "no smaller than the whole network"
         if larger:
             verdict = Verdict(model=model, decision="larger", reason=larger)
+        elif lost := _lost(model, known):
+            verdict = Verdict(model=model, decision="failed", reason=lost)
         elif abreast >= most:
             verdict = Verdict(model=model, decision="waiting", reason="smaller models come first")
         else:
@@ -146,49 +149,48 @@ def _walk(models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None
 
 
 def _judge(model: Model, known: Results, judge: Judge, bar: Bar | None, *, smallest: bool) -> Verdict:
-    """Decide on a model; only the smallest undecided one gets more than its first seed."""
+    """Decide on a model. Once the bar is certain, only the smallest undecided one goes beyond the rung."""
     lead = model.trials[0]
-    first, done = known.get(lead.trial_id), [one for one in model.trials if _is_complete(one, known)]
-    steps: Sequence[Step] = ()
-    decision: Decision = "waiting"
-    if lost := _lost(model, known):
-        decision, reason = "failed", lost
-    elif first is None:
+    first = known.get(lead.trial_id)
+    waits = partial(Verdict, model=model, decision="waiting")
+    if first is None:
         rung = math.ceil(lead.recipe.epochs * RUNG)
-        reason = "its first seed is in training"
-        steps = [Step(trial=lead, epochs=rung if rung < lead.recipe.epochs else None)]
-    elif bar is None:
-        reason = "it waits for the whole network"
-    elif first.status != COMPLETED:
-        needed, hope = bar.mean - judge.rule.margin, bar.hope(first)
-        reason = (
+        step = Step(trial=lead, epochs=rung if rung < lead.recipe.epochs else None)
+        return waits(reason="its first seed is in training", steps=(step,))
+    if bar is None:
+        return waits(reason="it waits for the whole network")
+    hopeless, reason = _doubt(model, first, known, judge, bar)
+    if bar.provisional:
+        go_on = first.status != COMPLETED and not hopeless
+        rest = (Step(trial=lead),) if go_on else ()
+        return waits(reason="it waits for the whole network's other seeds", steps=rest)
+    if hopeless:
+        return Verdict(model=model, decision="inferior", reason=reason)
+    if steps := tuple(to_the_end([lead], known) or to_the_end(model.trials, known)):
+        return waits(reason=reason, steps=steps) if smallest else waits(reason="smaller models come first")
+    gap = judge.difference(model.trials, bar.reference.trials)
+    reason = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}) from the whole network"
+    passes = gap.low > -judge.rule.margin
+    return Verdict(model=model, decision="selected" if passes else "inferior", reason=reason)
+
+
+def _doubt(model: Model, first: Known, known: Results, judge: Judge, bar: Bar) -> tuple[bool, str]:
+    """Return whether a model's first seed, or its first seeds, leave no hope for it, and the figures."""
+    margin = judge.rule.margin
+    if first.status != COMPLETED:
+        needed, hope = bar.mean - margin, bar.hope(first)
+        return hope <= needed, (
             f"after epoch {len(first.curve)} of its first seed: validation AUROC {max(first.curve):.4f}, at "
             f"best {hope:.4f} in the end; above {needed:.4f} is needed"
         )
-        if hope > needed:
-            steps = [Step(trial=lead)]
-        elif not bar.provisional:
-            decision = "inferior"
-    elif bar.provisional:
-        reason = "it waits for the whole network's other seeds"
-    elif len(done) < len(model.trials):
-        low = _best_bound(judge.difference(done, bar.reference.trials), model, done, known, bar)
-        reason = (
-            f"after {len(done)} of {len(model.trials)} seeds: the lower bound of the difference from the "
-            f"whole network is at best {low:+.4f} in the end; above {-judge.rule.margin:+.4f} is needed"
-        )
-        if low > -judge.rule.margin and not smallest:
-            reason = "smaller models come first"
-        elif low > -judge.rule.margin:
-            # Twice as many seeds at each look: the first look is the one that saves most.
-            steps = to_the_end(model.trials[: 2 * len(done)], known)
-        else:
-            decision = "inferior"
-    else:
-        gap = judge.difference(model.trials, bar.reference.trials)
-        reason = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}) from the whole network"
-        decision = "selected" if gap.low > -judge.rule.margin else "inferior"
-    return Verdict(model=model, decision=decision, reason=reason, steps=tuple(steps))
+    done = [trial for trial in model.trials if _is_complete(trial, known)]
+    if bar.provisional or len(done) == len(model.trials):
+        return False, ""
+    low = _best_bound(judge.difference(done, bar.reference.trials), model, done, known, bar)
+    return low <= -margin, (
+        f"after {len(done)} of {len(model.trials)} seeds: the lower bound of the difference from the "
+        f"whole network is at best {low:+.4f} in the end; above {-margin:+.4f} is needed"
+    )
 
 
 def _best_bound(gap: Interval, model: Model, done: Sequence[Trial], known: Results, bar: Bar) -> float:
