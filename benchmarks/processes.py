@@ -1,6 +1,6 @@
 """One process against two: the same samples, each scored once, and nearly the same validation AUROC.
 
-`python benchmarks/processes.py pneumoniamnist` in a project's folder with that dataset packed.
+`python -m benchmarks.processes pneumoniamnist` in a project's folder with that dataset packed.
 """
 
 import tempfile

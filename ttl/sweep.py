@@ -72,7 +72,7 @@ class Sweep:
         """
 
         def find(trial: Trial) -> Known | None:
-            found = self._find(trial)
+            found = self.find(trial)
             again = found and found.status == FAILED and trial.trial_id not in self.handed
             return None if again else found
 
@@ -81,7 +81,7 @@ class Sweep:
 
     def progress(self) -> Progress:
         """Return how far the planner has got."""
-        return follow(self.planner, self.space, self._find)
+        return follow(self.planner, self.space, self.find)
 
     def slots(self) -> tuple[Slot, ...]:
         """Return the slots that jobs may run on."""
@@ -144,7 +144,7 @@ class Sweep:
         with FileLock(locks / "results.lock"):
             yield
 
-    def _find(self, trial: Trial) -> Known | None:
+    def find(self, trial: Trial) -> Known | None:
         """Return what is known of a trial. An end is for good, and is read once."""
         if trial.trial_id in self.ends:
             return self.ends[trial.trial_id]
@@ -200,7 +200,7 @@ class Sweep:
         results.write(folder, trials=trials, history=history, entries=entries, ledger=book)
 
     def _work(self, step: Step) -> float:
-        trial, found = step.trial, self._find(step.trial)
+        trial, found = step.trial, self.find(step.trial)
         images = sum(self.datasets[trial.dataset].info.counts["train"].values())
         epochs = step.length - (len(found.curve) if found else 0)
         work = profile(trial.backbone, trial.image_size).training_work(trial.strategy, trial.cut)

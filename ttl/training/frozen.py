@@ -40,7 +40,7 @@ class FrozenFeatures:
         self.device = next(network.parameters()).device
         self.room = share * _free(self.device)
         self.shapes: dict[str, torch.Size] = {}
-        self.tables: dict[str, _Table] = {}
+        self.tables: dict[str, Table] = {}
         self.usable = self.top is not None and self._verify()
 
     def keep(self, table: str, rows: int) -> bool:
@@ -56,7 +56,7 @@ class FrozenFeatures:
             )  # fmt: skip
             return False
         self.room -= size
-        self.tables[table] = _Table(rows)
+        self.tables[table] = Table(rows)
         return True
 
     def run(
@@ -135,7 +135,7 @@ class FrozenFeatures:
         return torch.zeros(1, device=self.device).expand(count, 3, side, side)
 
 
-class _Table:
+class Table:
     """Rows of features; those with positions in channels-last order, as they are computed."""
 
     def __init__(self, rows: int) -> None:
@@ -143,9 +143,11 @@ class _Table:
         self.values: Tensor | None = None
 
     def has(self, places: Tensor) -> bool:
+        """Return whether all these rows have been put."""
         return bool(self.filled[places].all())
 
     def put(self, places: Tensor, features: Tensor) -> None:
+        """Keep features [n, ...] at these rows."""
         flat = features.permute(0, 2, 3, 1) if features.ndim == 4 else features
         if self.values is None:
             self.values = flat.new_empty((len(self.filled), *flat.shape[1:]))
@@ -153,6 +155,7 @@ class _Table:
         self.filled[places] = True
 
     def get(self, places: Tensor) -> Tensor:
+        """Return the features [n, ...] of these rows."""
         assert self.values is not None
         flat = self.values[places.to(self.values.device)]
         return flat.permute(0, 3, 1, 2) if flat.ndim == 4 else flat
