@@ -31,7 +31,7 @@ class SweepParams:
     sources: tuple[str, ...] = ("imagenet",)
     strategies: tuple[Strategy, ...] = ("ftl", "ttl", "lwft", "tf")
     granularity: Granularity = "stage"
-    planner: str = "exhaustive"
+    planner: str = "race"
     seeds: tuple[int, ...] = (0,)
     recipe: Any = "fast"
     image_size: int = 64

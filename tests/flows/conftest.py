@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SWEEP = {
     "sources": ["random"],
     "strategies": ["ftl", "ttl"],
+    "planner": "exhaustive",
     "seeds": [0],
     "recipe": {"base": "fast", "epochs": 2, "batch_size": 16},
     "image_size": 32,

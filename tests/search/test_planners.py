@@ -8,6 +8,7 @@ from ttl.search.plan import Known, follow
 from ttl.search.planners import exhaustive, find_planner, two_stage
 from ttl.search.space import Space
 from ttl.training.recipe import RECIPES
+from ttl.training.trial import Step
 
 STAGES = ("s0", "s1", "s2", "s3")
 BLOCKS = tuple(f"{stage}.{block}" for stage in STAGES for block in range(3))
@@ -61,6 +62,24 @@ def test_exhaustive_runs_every_cut_that_makes_a_network_of_its_own():
     expected |= {(strategy, cut) for strategy in ("ttl", "tf") for cut in STAGES[:-1]}
     assert cuts == expected
     assert len(trials) == 2 * len(expected)
+
+
+def test_a_planner_is_asked_again_before_all_its_steps_are_done():
+    """Here it asks for a trial of the second seed as soon as that of the first is done."""
+    space = make_space(strategies=("ftl", "ttl"))
+    first, second = ([t for s in space.series() for t in s.trials("stage") if t.seed == n] for n in (0, 1))
+
+    def chained(_, known):
+        return [
+            Step(trial=after if before.trial_id in known else before)
+            for before, after in zip(first, second, strict=True)
+            if after.trial_id not in known
+        ]
+
+    done = {first[0].trial_id: Known(status="completed", best=0.9, curve=(0.9,) * RECIPES["fast"].epochs)}
+    progress = follow(chained, space, lambda trial: done.get(trial.trial_id))
+    assert [step.trial for step in progress.waiting] == [second[0], *first[1:]]
+    assert set(progress.known) == {first[0].trial_id}
 
 
 def test_what_is_known_is_not_planned_again():

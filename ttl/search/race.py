@@ -110,7 +110,9 @@ def race(space: Space, known: Results, *, judge: Judge) -> list[Step]:
 def verdicts(space: Space, dataset: str, known: Results, judge: Judge) -> list[Verdict]:
     """Return what is decided of every model of a dataset, by size; the whole networks come last."""
     if all(STRATEGIES[name].cuts for name in space.strategies):
-        raise SearchError("planner race compares with the whole network: add the strategy ftl")
+        raise SearchError(
+            "planner race compares with the whole network: add the strategy ftl, or take another planner"
+        )
     models = sorted(_models(space, dataset, judge), key=lambda model: model.size)
     wholes = [_of_whole(model, known) for model in models if model.cut is None]
     smaller = [model for model in models if model.cut is not None]
