@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install demo test check lock clean
+.PHONY: help install demo test check bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,15 @@ check: install ## lint, format and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: install ## what training, keeping, waiting and predicting cost here, in less than 20 minutes
+	python -m benchmarks.loop
+	python -m benchmarks.loop --layouts
+	python -m benchmarks.frozen
+	python -m benchmarks.memory
+	python -m benchmarks.overhead
+	@if test -d models/phantom; then python -m benchmarks.latency models/phantom; \
+	  else echo "benchmarks.latency needs a model: make demo"; fi
 
 lock: install ## resolve requirements.lock anew
 	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header \
