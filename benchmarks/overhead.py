@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(
-    trials: Annotated[int, typer.Option(help="Half of them ftl, half ttl.")] = 100,
+    trials: Annotated[int, typer.Option(help="One of ftl for three of ttl.")] = 100,
     images: Annotated[int, typer.Option(help="Of the dataset; 80 % are for training.")] = 400,
     rows: Annotated[int, typer.Option(help="Of the large table.")] = 1_000_000,
 ) -> None:

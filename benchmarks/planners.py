@@ -2,8 +2,9 @@
 
 `python -m benchmarks.planners --dataset pneumoniamnist --seed 0 --seed 1 --seed 2` in a project's folder,
 after `ttl sweep --planner exhaustive` with the same options. Nothing is trained. The flow is simulated event
-by event: a step occupies one of `--slots` for as long as its multiply-accumulates take, the planner is asked
-again whenever a slot is free, and is shown of each recorded trial what its own steps have brought so far.
+by event: a step occupies one of `--slots` for as long as its multiply-accumulates take, the heaviest first;
+the planner is asked again whenever a slot is free, and is shown of each recorded trial what its own steps
+have brought so far.
 
 MACs and time are shares of the exhaustive sweep's, with all that was begun; regret is the validation AUROC
 (mean over seeds) of the exhaustive sweep's model less that of the planner's; size is its parameters, as a
@@ -50,6 +51,8 @@ def main(
             found = Simulation(Sweep(load_params(overrides=overrides), layout)).run(slots)
             if isinstance(found, str):
                 table.add_row(name, planner, "–", "–", "–", found)
+                if not whole:
+                    break
                 continue
             whole = whole or found
             chosen = found["chosen"]

@@ -60,7 +60,11 @@ def main(
                     process.stdout.readline()
                 start = time.perf_counter()
                 for process in running:
-                    process.communicate("go\n")
+                    assert process.stdin is not None
+                    process.stdin.write("go\n")
+                    process.stdin.flush()
+                if any(process.wait() for process in running):
+                    raise SystemExit("a training failed; its message is above")
                 rate = number * count / (time.perf_counter() - start)
                 alone = alone or rate
                 table.add_row(one, str(number), f"{rate:.0f}", f"{rate / number:.0f}", f"{rate / alone:.2f}")

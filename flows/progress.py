@@ -17,8 +17,8 @@ from ttl.training.trial import Step, Trial
 class Listener(Protocol):
     """Whoever follows a sweep. Calls come from several threads."""
 
-    def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
-        """Take note of the steps that wait for a slot; they may have been told of before."""
+    def planned(self, steps: list[Step], slots: tuple[Slot, ...], running: int) -> None:
+        """Take note of the steps that wait for a slot, beside so many that are running or about to."""
 
     def happened(self, slot: Slot, event: Event) -> None:
         """Take note of what a job has reported."""
@@ -30,7 +30,7 @@ class Listener(Protocol):
 class Nobody:
     """A listener that does nothing: Prefect's records are enough."""
 
-    def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
+    def planned(self, steps: list[Step], slots: tuple[Slot, ...], running: int) -> None:
         """Do nothing."""
 
     def happened(self, slot: Slot, event: Event) -> None:
@@ -50,7 +50,6 @@ class Display:
         self.progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         self.lock = threading.Lock()
         self.trials: dict[str, Trial] = {}
-        self.steps: set[Step] = set()
         self.started: dict[str, float] = {}
         self.lines: dict[str, TaskID] = {}
         self.done = self.asked = 0
@@ -73,16 +72,14 @@ class Display:
         if self.live:
             self.progress.stop()
 
-    def planned(self, steps: list[Step], slots: tuple[Slot, ...]) -> None:
-        """Show how much there is to do."""
+    def planned(self, steps: list[Step], slots: tuple[Slot, ...], running: int) -> None:
+        """Show how much there is to do, as far as is known: a planner may ask for more, or for less."""
         with self.lock:
-            new = [step for step in steps if step not in self.steps]
-            self.steps |= set(new)
-            self.trials |= {step.trial.trial_id: step.trial for step in new}
+            self.trials |= {step.trial.trial_id: step.trial for step in steps}
             first = not self.asked
-            self.asked += len(new)
+            self.asked = self.done + running + len(steps)
             self.progress.update(self.total, description="trials", total=self.asked, completed=self.done)
-            if not new or not first:
+            if not steps or not first:
                 return
             many, trial_s = "s" if len(slots) > 1 else "", "trials" if len(steps) > 1 else "trial"
             self.console.print(

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 from prefect import flow, task
@@ -22,6 +22,9 @@ from ttl.training.launch import Worker
 from ttl.training.trial import Step
 
 LISTENER: ContextVar[Listener] = ContextVar("LISTENER")
+
+Running = dict[Worker, tuple[PrefectFuture[None], list[Step]]]
+"""What each worker is at, and the task that it does it for."""
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
 
@@ -68,19 +71,36 @@ def run_planned(sweep: Sweep, listener: Listener) -> None:
     free: Queue[Worker] = Queue()
     with ExitStack() as stack:
         idle = [stack.enter_context(Worker(slot, sweep.layout.runs, sweep.layout.datasets)) for slot in slots]
-        running: dict[Worker, PrefectFuture[None]] = {}
+        running: Running = {}
         while True:
             steps = sweep.pending()
-            listener.planned(steps, slots)
+            ahead = sum(len(sweep.unfinished(pack)) for _, pack in running.values())
+            listener.planned(steps, slots, ahead)
             for pack in sweep.packs(steps, len(slots))[: len(idle)]:
                 worker = idle.pop(0)
                 sweep.hand(pack)
-                running[worker] = run_pack.submit(title(pack), pack, worker, free, listener)
+                running[worker] = run_pack.submit(title(pack), pack, worker, free, listener), pack
             if not running:
                 return
-            worker = free.get()
+            worker = next_free(free, running)
             idle.append(worker)
-            running.pop(worker).result()
+            future, pack = running.pop(worker)
+            future.result()
+            sweep.take_back(pack)
+
+
+def next_free(free: "Queue[Worker]", running: Running) -> Worker:
+    """Return the worker whose pack is done. Prefect may end a task that never came to its body."""
+    while True:
+        try:
+            worker = free.get(timeout=1)
+        except Empty:
+            ended = [worker for worker, (future, _) in running.items() if future.state.is_final()]
+            if not ended:
+                continue
+            worker = ended[0]
+        if worker in running:
+            return worker
 
 
 def title(pack: list[Step]) -> str:

@@ -61,7 +61,8 @@ class Sweep:
         )
         self.planner = find_planner(params.sweep.planner, self.judge)
         self.handed: dict[str, Step] = {}
-        self.ends: dict[str, Known] = {}
+        self.tried: set[str] = set()
+        self.seen: dict[str, Known] = {}
         # Of before the training: what changes meanwhile is not what was trained on.
         self.key = fingerprint(params, layout, merge=merge)
 
@@ -73,7 +74,7 @@ class Sweep:
 
         def find(trial: Trial) -> Known | None:
             found = self.find(trial)
-            again = found and found.status == FAILED and trial.trial_id not in self.handed
+            again = found and found.status == FAILED and trial.trial_id not in self.tried
             return None if again else found
 
         waiting = follow(self.planner, self.space, find).waiting
@@ -94,6 +95,14 @@ class Sweep:
     def hand(self, steps: Sequence[Step]) -> None:
         """Remember that these steps are being run."""
         self.handed |= {step.trial.trial_id: step for step in steps}
+
+    def unfinished(self, steps: Sequence[Step]) -> list[Step]:
+        """Return those of some steps that have not been done yet."""
+        return [step for step in steps if (found := self.find(step.trial)) is None or found.at(step) is None]
+
+    def take_back(self, steps: Sequence[Step]) -> None:
+        """Remember that these steps have been run: a failure is now this sweep's own."""
+        self.tried |= {step.trial.trial_id for step in steps}
 
     def finish(self) -> Outcome:
         """Write the tables, select, and export the selected models.
@@ -128,7 +137,9 @@ class Sweep:
             name: {"unselected": reason, "data": describe(self.datasets[name])}
             for name, reason in unselected.items()
         }
-        self._write(trials, selections | left_out, ledger(self.space, progress, self._reasons(progress)))
+        self._write(
+            trials, selections | left_out, ledger(self.space, progress, self.find, self._reasons(progress))
+        )
         for name, selection in selections.items():
             _export(selection, runs, self.datasets[name], self.layout.models)
         outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
@@ -145,12 +156,20 @@ class Sweep:
             yield
 
     def find(self, trial: Trial) -> Known | None:
-        """Return what is known of a trial. An end is for good, and is read once."""
-        if trial.trial_id in self.ends:
-            return self.ends[trial.trial_id]
-        found = self._read(trial)
-        if found is not None and found.status == COMPLETED:
-            self.ends[trial.trial_id] = found
+        """Return what is known of a trial.
+
+        An end is for good, and is read once. A folder that is just being replaced by a newer one is what it
+        was before.
+        """
+        seen = self.seen.get(trial.trial_id)
+        if seen is not None and seen.status == COMPLETED:
+            return seen
+        try:
+            found = self._read(trial) or seen
+        except FileNotFoundError:
+            found = seen
+        if found is not None:
+            self.seen[trial.trial_id] = found
         return found
 
     def _read(self, trial: Trial) -> Known | None:

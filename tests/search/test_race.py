@@ -151,7 +151,7 @@ def test_without_a_smaller_model_that_passes_every_one_has_its_reason():
     decisions = world.decisions(space)
     assert {one.decision for key, one in decisions.items() if key[0] == "ttl"} == {"inferior"}
     assert all(spent["ttl", cut] == 2 for cut in CUTS)
-    book = ledger(space, follow(world.planner, space, world.find), {})
+    book = ledger(space, follow(world.planner, space, world.find), world.find, {})
     assert book.filter(strategy="ttl")["trained"].unique().to_list() == ["in part"]
     assert book["epochs"].sum() == sum(spent.values())
 

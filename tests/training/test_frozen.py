@@ -121,7 +121,7 @@ def test_training_on_kept_features_comes_to_the_same(toy, tmp_path):
     histories, counts = [], []
     for keep in (True, False):
         trainer = make_trainer(toy, tmp_path, keep=keep, crop_scale=1.0)
-        bottom = calls(trainer.network.net.conv1)
+        bottom = calls(trainer.network.net.layer1[0].conv1)
         trainer.run(lambda _: None)
         histories.append([epoch.val_loss for epoch in trainer.history])
         counts.append(len(bottom))

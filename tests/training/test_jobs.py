@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from ttl.models.backbones import weights_sha256
-from ttl.training.launch import Worker, find_slots
+from ttl.processes import kill_children
+from ttl.training.launch import Job, Worker, find_slots
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Step, Trial
@@ -62,8 +63,10 @@ def test_two_processes_score_every_sample_once_and_nearly_as_one_does(toy, datas
     assert one.trial_id != two.trial_id
     for trial in (one, two):
         slot = find_slots(trial.processes)[0]
+        # Those of several processes take one step after another from their pipes.
+        steps = [Step(trial=trial, epochs=1), Step(trial=trial)] if trial is two else [Step(trial=trial)]
         with Worker(slot, runs, datasets) as worker:
-            worker.run([Step(trial=trial)], lambda _: None)
+            worker.run(steps, lambda _: None)
         assert runs.result(trial.trial_id)["status"] == "completed", runs.result(trial.trial_id)
     tables = [runs.predictions(trial.trial_id).sort("sample_id") for trial in (one, two)]
     assert tables[0]["sample_id"].equals(tables[1]["sample_id"])
@@ -129,9 +132,29 @@ def test_a_worker_keeps_its_job_from_pack_to_pack(toy, datasets, tmp_path):
             pids.append(worker.job.process.pid)
         folder = worker.job.folder
         assert folder.is_dir()
-    assert pids[0] == pids[1]
-    assert not psutil.pid_exists(pids[0])
-    assert not folder.exists()
+        # One that dies while it has nothing to do is replaced, and the next trial is none the worse.
+        kill_children(worker.job.process.pid)
+        worker.run([Step(trial=make_trial(toy, seed=2))], lambda _: None)
+        pids.append(worker.job.process.pid)
+    assert pids[0] == pids[1] != pids[2]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert runs.result(make_trial(toy, seed=2).trial_id)["status"] == "completed"
+    assert (folder / "log").is_file(), "what killed it may stand there"
+
+
+def test_a_job_that_cannot_start_fails_what_has_no_result(toy, datasets, tmp_path, monkeypatch):
+    trials = [make_trial(toy, seed=seed) for seed in range(3)]
+    runs, events, starts = Runs(tmp_path / "runs"), [], []
+    runs.work(trials[1].trial_id)
+    runs.publish(trials[1], {"status": "completed", "epochs": 2, "val_auroc": 0.5})
+    monkeypatch.setattr("ttl.training.launch.sys.executable", "/bin/false")
+    monkeypatch.setattr(Job, "_config", lambda self: starts.append(self) or {})
+    with Worker(find_slots(1)[0], runs, datasets) as worker:
+        worker.run([Step(trial=trial) for trial in trials], events.append)
+    assert [event.kind for event in events] == ["failed", "completed", "failed"]
+    assert runs.result(trials[1].trial_id)["status"] == "completed"
+    assert "exit status 1" in runs.result(trials[2].trial_id)["error"]
+    assert len(starts) == 1
 
 
 @pytest.mark.parametrize("processes", [1])

@@ -141,9 +141,12 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits that stand for a model: its weights and its description.
+    """Return 16 hexadecimal digits that stand for a model: its weights, its ONNX file and its description.
 
-    The description holds the ONNX file's checksum. The card may change without making it another model.
+    What was measured when it was written, an int8 copy among it, may differ without making it another model,
+    and so may the card.
     """
-    both = sha256(folder / WEIGHTS) + sha256(folder / DESCRIPTION)
+    values = dataclasses.asdict(read_description(folder))
+    del values["int8"], values["onnx"]["val_auroc_change"]
+    both = sha256(folder / WEIGHTS) + json.dumps(values, sort_keys=True)
     return hashlib.sha256(both.encode()).hexdigest()[:16]

@@ -3,23 +3,18 @@
 import logging
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from ttl.data.dataset import PackedDataset
 from ttl.data.steps import ImageSteps
-from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError, TrialError
-from ttl.evaluation.metrics import auroc, choose_threshold, decide, softmax
 from ttl.release.card import write_card
+from ttl.release.comparison import Comparison
 from ttl.release.description import (
     CARD,
     DESCRIPTION,
-    INT8,
     ONNX,
     WEIGHTS,
     Description,
@@ -27,13 +22,8 @@ from ttl.release.description import (
     OnnxFacts,
     sha256,
 )
-from ttl.release.int8 import (
-    Int8Rule,
-    measure_speed,
-    quantise,
-    run_batches,
-)
-from ttl.release.onnx import OPSET, TOLERANCE, check_onnx, write_onnx
+from ttl.release.int8 import Int8Rule, offer_int8
+from ttl.release.onnx import OPSET, TOLERANCE, check_onnx, open_session, run_session, write_onnx
 from ttl.release.predict import load_network
 from ttl.training.loop import image_steps, network_spec
 from ttl.training.runs import COMPLETED, Runs
@@ -45,8 +35,6 @@ CHECKED_IMAGES = 32
 """Validation images on which ONNX's logits are compared with torch's."""
 
 CALIBRATION_IMAGES = 256
-JUDGED_IMAGES = 4096
-"""Validation images, at most, on which AUROCs are compared."""
 
 
 def export_model(
@@ -60,8 +48,8 @@ def export_model(
     """Write the chosen model of one dataset to `out/<dataset>`, and return that folder.
 
     `selection` is the dataset's entry of `results/selection.json`; `runs` holds its trials. The same inputs
-    give the same bytes; only whether an int8 file is offered depends on the machine, where it must be
-    faster. What was in the folder is replaced when all of the new is there. Raises
+    give the same weights and ONNX; figures measured here, and whether an int8 file is offered, follow the
+    machine. What was in the folder is replaced when all of the new is there. Raises
     `ReleaseError` where the trial, the selection and the dataset do not belong together, and where ONNX and
     torch differ by more than 1e-4 on real validation images.
     """
@@ -77,13 +65,8 @@ def export_model(
     network = load_network(network_spec(trial, len(dataset.info.classes)), weights)
     steps = image_steps(trial)
 
-    def prepared(split: str, most: int) -> tuple[NDArray[np.int64], torch.Tensor]:
-        rows = _spread(dataset.indices(split), most)
-        pixels = torch.from_numpy(dataset.read(rows))
-        return rows, prepare(pixels, image_size=trial.image_size, steps=steps).contiguous()
-
-    rows, judged = prepared("val", JUDGED_IMAGES)
-    images = judged[_spread(np.arange(len(judged)), CHECKED_IMAGES)]
+    comparison = Comparison(network, dataset, image_size=trial.image_size, steps=steps)
+    images = comparison.spread("val", CHECKED_IMAGES)
     partly = out / f".{name}.partial"
     shutil.rmtree(partly, ignore_errors=True)
     partly.mkdir(parents=True)
@@ -91,11 +74,15 @@ def export_model(
         shutil.copyfile(weights, partly / WEIGHTS)
         write_onnx(network, images, partly / ONNX)
         check_onnx(network, partly / ONNX, images)
-        labels = dataset.samples["label"].to_numpy()[rows]
-        comparison = _Comparison(network=network, labels=labels, images=judged)
-        calibration = prepared("train", CALIBRATION_IMAGES)[1]
-        threshold = selection["figures"]["chosen"]["threshold"]
-        int8 = _write_int8(partly, comparison, calibration, threshold, int8_rule)
+        session = open_session(partly / ONNX)
+        change = comparison.auroc_change(comparison.run(partial(run_session, session)))
+        int8 = offer_int8(
+            partly,
+            comparison,
+            calibration=comparison.spread("train", CALIBRATION_IMAGES).numpy(),
+            threshold=selection["figures"]["chosen"]["threshold"],
+            rule=int8_rule,
+        )
         description = _describe(
             selection,
             trial=trial,
@@ -108,7 +95,7 @@ def export_model(
                 images=len(images),
                 tolerance=TOLERANCE,
                 sha256=sha256(partly / ONNX),
-                val_auroc_change=comparison.auroc_change(run_batches(partly / ONNX, judged.numpy())),
+                val_auroc_change=change,
             ),
             int8=int8,
             versions=dict(sorted(result["versions"].items())),
@@ -159,61 +146,6 @@ def _result(runs: Runs, trial_id: str) -> dict[str, Any]:
 def _device(runs: Runs, selection: Mapping[str, Any], role: str) -> str:
     """Return where a model's latency was measured."""
     return str(_result(runs, selection["figures"][role]["trial_id"])["device"])
-
-
-class _Comparison:
-    """What torch gives on validation images, to hold other engines against."""
-
-    def __init__(self, network: torch.nn.Module, labels: NDArray[np.int64], images: torch.Tensor) -> None:
-        self.labels, self.images = labels, images
-        with torch.inference_mode():
-            parts = [network(part).double().numpy() for part in torch.split(images, 256)]
-        self.probabilities = softmax(np.concatenate(parts))
-
-    def auroc_change(self, logits: NDArray[np.float64]) -> float:
-        return auroc(self.labels, softmax(logits)) - auroc(self.labels, self.probabilities)
-
-
-def _write_int8(
-    folder: Path,
-    comparison: _Comparison,
-    calibration: torch.Tensor,
-    threshold: float | None,
-    rule: Int8Rule,
-) -> Int8Facts | None:
-    """Write the quantised file beside the other if it is as good, and faster; say in the log why not.
-
-    `threshold` is the model's own, for the share of decisions that stay.
-    """
-    path, images = folder / INT8, comparison.images.numpy()
-    if not quantise(folder / ONNX, calibration.numpy(), path):
-        return None
-    probabilities = softmax(logits := run_batches(path, images))
-    change = comparison.auroc_change(logits)
-    speed = measure_speed(path, folder / ONNX, images[:1])
-    # Written so that NaN is left out too.
-    if not (abs(change) <= rule.largest_auroc_change and speed.gain >= rule.least_gain):
-        logger.info(
-            "no int8 file: validation AUROC %+.4f (at most %g is accepted), %.2f times as fast (at least %g)",
-            change, rule.largest_auroc_change, speed.gain, rule.least_gain,
-        )  # fmt: skip
-        path.unlink()
-        return None
-    own = choose_threshold(comparison.labels, probabilities)
-    same = decide(probabilities, own) == decide(comparison.probabilities, threshold)
-    return Int8Facts(
-        calibration=len(calibration),
-        images=len(images),
-        val_auroc_change=change,
-        threshold=own,
-        agreement=float(same.mean()),
-        sha256=sha256(path),
-    )
-
-
-def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return at most so many rows, from all over."""
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(np.int64)]
 
 
 def _describe(

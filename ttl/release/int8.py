@@ -6,14 +6,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ttl.release.onnx import INPUT, RUNTIME_ERRORS, open_session, run_session
+from ttl.evaluation.metrics import choose_threshold, decide
+from ttl.release.comparison import Comparison
+from ttl.release.description import INT8, ONNX, Int8Facts, sha256
+from ttl.release.onnx import INPUT, open_session, run_session
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +54,49 @@ class Speed:
         return self.float_ms / self.ms
 
 
-def quantise(source: Path, calibration: Images, out: Path) -> bool:
-    """Write a static int8 copy of an ONNX file; return whether ONNX Runtime could.
+def offer_int8(
+    folder: Path, comparison: Comparison, *, calibration: Images, threshold: float | None, rule: Int8Rule
+) -> Int8Facts | None:
+    """Write a quantised copy beside the ONNX file in `folder` if the rule allows; say in the log why not.
 
-    Weights are int8 by channel, activations uint8 with ranges from `calibration` [n, 3, h, w]: prepared
-    training images, since validation images are to judge the result.
+    `calibration` [n, 3, h, w] are prepared training images, since validation images judge the result.
+    `threshold` is the model's own, for the share of decisions that stay.
     """
-    # The quantiser takes seconds to import, and prints advice that does not apply.
+    path = folder / INT8
+    try:
+        with _quiet():
+            quantise(folder / ONNX, calibration, path)
+        probabilities = comparison.run(partial(run_session, open_session(path)))
+        speed = measure_speed(path, folder / ONNX, calibration[:1])
+    except Exception as error:  # noqa: BLE001 - the quantiser fails in many ways, and the model can do without
+        reason = " ".join(str(error).split())[:300]
+        logger.warning("no int8 file: %s: %s", type(error).__name__, reason)
+        path.unlink(missing_ok=True)
+        return None
+    change = comparison.auroc_change(probabilities)
+    # Written so that NaN is left out too.
+    if not (abs(change) <= rule.largest_auroc_change and speed.gain >= rule.least_gain):
+        logger.info(
+            "no int8 file: validation AUROC %+.4f (at most %g is accepted), %.2f times as fast (at least %g)",
+            change, rule.largest_auroc_change, speed.gain, rule.least_gain,
+        )  # fmt: skip
+        path.unlink()
+        return None
+    own = choose_threshold(comparison.labels, probabilities)
+    same = decide(probabilities, own) == decide(comparison.probabilities, threshold)
+    return Int8Facts(
+        calibration=len(calibration),
+        images=len(comparison.labels),
+        val_auroc_change=change,
+        threshold=own,
+        agreement=float(same.mean()),
+        sha256=sha256(path),
+    )
+
+
+def quantise(source: Path, calibration: Images, out: Path) -> None:
+    """Write a static int8 copy of an ONNX file: weights int8 by channel, activations uint8."""
+    # The quantiser takes seconds to import.
     from onnxruntime.quantization import (  # noqa: PLC0415
         CalibrationDataReader,
         QuantFormat,
@@ -75,33 +116,33 @@ def quantise(source: Path, calibration: Images, out: Path) -> bool:
 
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
-        level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)
-        try:
-            quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
-            quantize_static(
-                str(ready),
-                str(out),
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-            )
-        except (*RUNTIME_ERRORS, ValueError, RuntimeError, NotImplementedError) as error:
-            logger.warning("no int8 copy of %s: %s", source.name, " ".join(str(error).split())[:300])
-            out.unlink(missing_ok=True)
-            return False
-        finally:
-            logging.getLogger().setLevel(level)
-    return True
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+        quantize_static(
+            str(ready),
+            str(out),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
 
 
-def run_batches(path: Path, images: Images, batch: int = 256) -> NDArray[np.float64]:
-    """Return the logits [n, classes] of images [n, 3, h, w]."""
-    session = open_session(path)
-    parts = [run_session(session, images[i : i + batch]) for i in range(0, len(images), batch)]
-    return np.concatenate(parts).astype(np.float64)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice off the log: it writes to the root logger."""
+
+    def ours(record: logging.LogRecord) -> bool:
+        return record.name != "root"
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(ours)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(ours)
 
 
 def measure_speed(quantised: Path, source: Path, image: Images) -> Speed:

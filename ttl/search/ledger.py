@@ -1,16 +1,18 @@
 """The ledger of a search: every model that could have been trained, what was done with it, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
 from ttl.models.cuts import GRANULARITIES
 from ttl.models.names import FULL
-from ttl.search.plan import Progress
+from ttl.search.plan import Known, Progress
 from ttl.search.results import LEDGER_SCHEMA
 from ttl.search.space import Series, Space
 from ttl.training.runs import COMPLETED, FAILED
 from ttl.training.trial import Trial
+
+Find = Callable[[Trial], Known | None]
 
 Key = tuple[str, str, str, str, str]
 """Dataset, backbone, source, strategy and cut of a model."""
@@ -21,10 +23,11 @@ def key(trial: Trial) -> Key:
     return (trial.dataset, trial.backbone, trial.source, trial.strategy, trial.cut)
 
 
-def ledger(space: Space, progress: Progress, reasons: Mapping[Key, str]) -> pl.DataFrame:
+def ledger(space: Space, progress: Progress, find: Find, reasons: Mapping[Key, str]) -> pl.DataFrame:
     """Return one row a model of the space, in the order of its series and cuts, with `LEDGER_SCHEMA`.
 
-    `reasons` are the planner's own words. Cuts of the other granularity are listed where it asked for any.
+    `find` gives all that is known of a trial, whoever had it trained; `reasons` are the planner's own words,
+    of what it asked for. Cuts of the other granularity are listed where it asked for any.
     """
     asked = {trial.granularity for trial in progress.trials.values() if trial.cut != FULL}
     wanted = [one for one in GRANULARITIES if one in asked | {space.granularity}]
@@ -32,15 +35,16 @@ def ledger(space: Space, progress: Progress, reasons: Mapping[Key, str]) -> pl.D
     for series in space.series():
         for granularity in wanted:
             for cut in series.cuts(granularity):
-                row = _row(series, series.at(cut), progress, reasons)
+                row = _row(series, series.at(cut), progress, find, reasons)
                 rows.setdefault(key(series.at(cut)[0]), row)
     return pl.DataFrame(list(rows.values()), schema=LEDGER_SCHEMA, orient="row")
 
 
 def _row(
-    series: Series, trials: list[Trial], progress: Progress, reasons: Mapping[Key, str]
+    series: Series, trials: list[Trial], progress: Progress, find: Find, reasons: Mapping[Key, str]
 ) -> dict[str, object]:
-    found = [known for trial in trials if (known := progress.known.get(trial.trial_id))]
+    found = [known for trial in trials if (known := find(trial))]
+    asked = [known for trial in trials if (known := progress.known.get(trial.trial_id))]
     states = {known.status for known in found}
     if FAILED in states:
         trained = "failed"
@@ -48,8 +52,13 @@ def _row(
         trained = "never"
     else:
         trained = "to the end" if states == {COMPLETED} and len(found) == len(trials) else "in part"
-    said = {"never": "the planner did not ask for it", "failed": "a seed failed"}.get(trained, "")
     first = trials[0]
+    said = "" if asked else "the planner did not ask for it"
+    reason = reasons.get(key(first), "a seed failed" if trained == "failed" else said)
+    epochs, counted = (sum(len(known.curve) for known in some) for some in (found, asked))
+    if epochs > counted:
+        # By an idle slot, or by another sweep: it is not what the reason is about.
+        reason = f"{reason} (trained beyond that, unasked: {epochs - counted} epochs)".lstrip()
     return {
         "dataset": series.dataset,
         "backbone": series.backbone,
@@ -59,7 +68,7 @@ def _row(
         "cut_index": first.cut_index,
         "granularity": first.granularity,
         "trained": trained,
-        "epochs": sum(len(known.curve) for known in found),
+        "epochs": epochs,
         "full_epochs": len(trials) * first.recipe.epochs,
-        "reason": reasons.get(key(first), said),
+        "reason": reason,
     }

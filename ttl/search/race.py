@@ -6,9 +6,9 @@ would give it up:
 
 - at a rung, where even the best gain that a whole network made from the same epoch on, and as much again,
   would not bring it to the reference less the margin;
-- after some of its seeds, where the others would have to be better than the best so far (after one alone, by
-  more than whole networks differ from seed to seed), or the interval narrower than independent seeds would
-  make it.
+- after its first seed, where the others would have to be better than it by more than whole networks differ
+  from seed to seed, or the interval narrower than independent seeds would make it. (Where some of the others
+  have been trained too, those to come are taken to be as good as the best so far.)
 
 (Early stopping of resumable trials at rungs, as in successive halving: Jamieson & Talwalkar, AISTATS 2016;
 but against an absolute bar, the selection's, and not against each other.) A score never removes a cut: what
@@ -125,15 +125,18 @@ def verdicts(space: Space, dataset: str, known: Results, judge: Judge) -> list[V
     if hopeless:
         # Nothing could be selected, however long the others train.
         return [Verdict(model=model, decision="unprovable", reason=hopeless) for model in smaller] + wholes
-    return _walk(smaller, known, judge, bar) + wholes
+    limit = bar.reference.size if bar else max(one.model.size for one in wholes)
+    return _walk(smaller, known, judge, bar, limit) + wholes
 
 
-def _walk(models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None) -> list[Verdict]:
+def _walk(
+    models: Sequence[Model], known: Results, judge: Judge, bar: Bar | None, limit: float
+) -> list[Verdict]:
     found: list[Verdict] = []
     abreast, larger = 0, ""
     most = BLIND if bar is None or bar.provisional else ABREAST
     for model in models:
-        if bar is not None and model.size >= bar.reference.size:
+        if model.size >= limit:
             larger = larger or "no smaller than the whole network"
         if larger:
             verdict = Verdict(model=model, decision="larger", reason=larger)

@@ -86,7 +86,7 @@ LEDGER_SCHEMA = pl.Schema(
     }
 )
 """`trained` is `to the end` (every seed), `in part`, `failed` or `never`. `epochs` are those trained, over
-all seeds, of `full_epochs` that the recipe allows."""
+all seeds, whoever asked for them, of `full_epochs` that the recipe allows."""
 
 AVERAGED = [
     "val_loss",
@@ -108,7 +108,7 @@ def collect(progress: "Progress", runs: Runs) -> pl.DataFrame:
     for trial_id, trial in progress.trials.items():
         result, known = runs.result(trial_id) or {}, progress.known[trial_id]
         if known.status == STOPPED and result["status"] == COMPLETED:
-            # Another sweep trained it on: this one knows, and chooses by, what its own planner asked for.
+            # An idle slot, or another sweep, trained it on: what counts is what this planner asked for.
             result = {name: result[name] for name in (*COSTS, "device") if name != "train_seconds"}
             result |= {"status": STOPPED, "epochs": len(known.curve), "val_auroc": known.best}
         values = {**result, **trial.to_dict(), "recipe": trial.recipe.name, "trial_id": trial_id}

@@ -6,8 +6,9 @@ crops nothing (a flip gives it two faces).
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import torch
@@ -21,8 +22,12 @@ logger = logging.getLogger(__name__)
 MEMORY_SHARE = 1 / 16
 """Share of the device's free memory that features may take; a table that needs more is not kept."""
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-5
 """By so much, of the largest, may logits differ that were computed from kept features."""
+
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""What a container may use of memory, and what it does: control groups of version 2, and of 1."""
 
 
 class FrozenFeatures:
@@ -72,11 +77,31 @@ class FrozenFeatures:
         if kept.has(places):
             with self._replayed(kept.get(places)):
                 return model(self._blank(len(places)))
-        with self._recorded() as outputs:
-            logits = model(images())
         assert self.top is not None
+        with self._recorded([self.top]) as outputs:
+            logits = model(images())
         kept.put(places, outputs[self.top].detach())
         return logits
+
+    def fill(self, table: str, places: Tensor, images: Callable[[], Tensor]) -> None:
+        """Have the features of a batch computed and kept, and nothing above them, unless they are kept."""
+        kept = self.tables.get(table)
+        if kept is None or kept.has(places):
+            return
+
+        def stop(_module: object, _inputs: object, output: Tensor) -> None:
+            kept.put(places, output)
+            raise _Enough
+
+        assert self.top is not None
+        handle = self.network.net.get_submodule(self.top).register_forward_hook(stop)
+        try:
+            with torch.no_grad():
+                self.network(images())
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
 
     def _verify(self) -> bool:
         """Return whether the network gives the same logits from the features at its cut alone."""
@@ -84,18 +109,24 @@ class FrozenFeatures:
         shape = (2, 3, self.image_size, self.image_size)
         images = torch.randn(shape, generator=generator).to(self.device)
         with evaluating(self.network):
-            with self._recorded() as outputs:
+            with self._recorded(self.names) as outputs:
                 expected = self.network(images)
-            if set(outputs) != set(self.names):
+            if self.top not in outputs or any(len(one) != len(images) for one in outputs.values()):
                 return False
+            # Others are there, and never run.
+            self.names = list(outputs)
             self.shapes = {name: output.shape[1:] for name, output in outputs.items()}
             assert self.top is not None
-            with self._replayed(outputs[self.top]):
-                found = self.network(self._blank(len(images)))
+            try:
+                with self._replayed(outputs[self.top]):
+                    found = self.network(self._blank(len(images)))
+            except RuntimeError:
+                # Something between the modules cannot work on a blank.
+                return False
         return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
     @contextmanager
-    def _recorded(self) -> Iterator[dict[str, Tensor]]:
+    def _recorded(self, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
         outputs: dict[str, Tensor] = {}
 
         def record(name: str) -> Callable[..., None]:
@@ -105,7 +136,7 @@ class FrozenFeatures:
 
             return hook
 
-        modules = {name: self.network.net.get_submodule(name) for name in self.names}
+        modules = {name: self.network.net.get_submodule(name) for name in names}
         handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
         try:
             yield outputs
@@ -161,7 +192,26 @@ class Table:
         return flat.permute(0, 3, 1, 2) if flat.ndim == 4 else flat
 
 
+class _Enough(Exception):  # noqa: N818 - it is no error
+    """The features are there."""
+
+
 def _free(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups()]))
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Yield what is left to this process in each control group that limits its memory."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").split()
+    except OSError:
+        lines = []
+    own = [line.split(":")[2].lstrip("/") for line in lines]
+    for folder in {CGROUPS / kind / place for kind in ("", "memory") for place in ("", *own)}:
+        for limit, used in CGROUP_LIMITS:
+            # There may be no such file, or it says `max`.
+            with suppress(OSError, ValueError):
+                most, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+                yield most - now

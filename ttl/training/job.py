@@ -99,17 +99,20 @@ def run_step(
     """
     trial = step.trial
     report(Event(kind="started", trial_id=trial.trial_id, epochs=step.length))
-    try:
-        with runs.claim(trial.trial_id, kind="trainer") if accelerator.is_main_process else nullcontext():
+    with runs.claim(trial.trial_id, kind="trainer") if accelerator.is_main_process else nullcontext():
+        try:
             _train(step, datasets, runs, accelerator, report)
-    except Exception as error:
-        logger.exception("%s (%s) failed", trial.label, trial.trial_id)
-        if accelerator.num_processes > 1:
-            report(Event(kind="message", trial_id=trial.trial_id, text=describe(error)))
-            raise
-        reason = describe(error)
-        runs.publish_failure(trial, reason)
-        report(Event(kind="failed", trial_id=trial.trial_id, text=reason))
+        except Exception as error:
+            logger.exception("%s (%s) failed", trial.label, trial.trial_id)
+            if runs.reached(step) is not None:
+                # It has its result: what failed came after. The job ends, and with it what is left of that.
+                raise
+            if accelerator.num_processes > 1:
+                report(Event(kind="message", trial_id=trial.trial_id, text=describe(error)))
+                raise
+            reason = describe(error)
+            runs.publish_failure(trial, reason)
+            report(Event(kind="failed", trial_id=trial.trial_id, text=reason))
 
 
 def describe(error: BaseException) -> str:

@@ -94,9 +94,13 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the job, for good."""
+        """End the job, for good; amid a step, whoever runs it is left to clear up."""
         self.closed = True
-        self.close()
+        if self.job is not None and self.job.busy:
+            kill_children(self.job.process.pid)
+            self.job.process.kill()
+        else:
+            self.close()
 
     def close(self) -> None:
         """End the job, if there is one; the next step starts another."""
@@ -108,9 +112,9 @@ class Worker:
         """Run steps until each has a result, failed ones included.
 
         What another sweep is working on comes last. When the job dies, the trial that it was at becomes
-        `failed` with the reason, and the next one gets a new job.
+        `failed` with the reason, and the next one gets a new job; a job that cannot even start fails all.
         """
-        waiting, deferred = deque(steps), 0
+        waiting, deferred, broken = deque(steps), 0, ""
         while waiting:
             step = waiting.popleft()
             trial_id = step.trial.trial_id
@@ -127,38 +131,41 @@ class Worker:
                     ended = {"epoch": result["epochs"], "val_auroc": result["val_auroc"]}
                     on_event(Event(kind=result["status"], trial_id=trial_id, **ended))
                     continue
-                reason, started = self._run(step, on_event)
+                reason, began = (broken, False) if broken else self._run(step, on_event)
                 if reason is not None:
-                    self._fail(step, reason, on_event)
-            # A job that died before its first trial would die so again.
-            while reason is not None and not started and waiting:
-                self._fail(waiting.popleft(), reason, on_event)
+                    broken = "" if began else reason
+                    self.runs.publish_failure(step.trial, reason)
+                    on_event(Event(kind="failed", trial_id=trial_id, text=reason))
 
     def _run(self, step: Step, on_event: OnEvent) -> tuple[str | None, bool]:
-        """Run one step; return why its job died (None if it did not), and whether it ever began a step."""
+        """Run one step; return why its job died (None if it did not), and whether the step had begun."""
         precision = step.trial.recipe.precision
         assert step.trial.processes == self.slot.processes, f"{step.trial.label} on slot {self.slot.name}"
         if self.job is not None and self.job.precision != precision:
             self.close()
-        if self.job is None:
-            self.job = Job(self.slot, precision, self.runs, self.datasets)
-        job = self.job
-        kind = job.run(step, on_event)
-        if kind in ("completed", "stopped"):
-            return None, True
-        # What a failure has left of a device's state is not for the next trial.
-        reason = job.close()
-        self.job = None
+        while True:
+            self._check_stopped()
+            fresh = self.job is None
+            if self.job is None:
+                self.job = Job(self.slot, precision, self.runs, self.datasets)
+            job = self.job
+            kind = job.run(step, on_event)
+            if kind in ("completed", "stopped"):
+                return None, True
+            # What a failure has left of a device's state is not for the next trial.
+            reason = job.close(keep_log=kind == "failed")
+            self.job = None
+            self._check_stopped()
+            # It may have been killed between publishing a result and saying so.
+            if kind == "failed" or self.runs.reached(step) is not None:
+                return None, True
+            # A job that died while it had nothing to do is no fault of this step's.
+            if job.began or fresh:
+                return reason or "the job ended before the trial did", job.began
+
+    def _check_stopped(self) -> None:
         if STOPPING.is_set() or self.closed:
             raise TrialError("the sweep was stopped")
-        # It may have been killed between publishing a result and saying so.
-        if kind == "failed" or self.runs.reached(step) is not None:
-            return None, True
-        return reason or "the job ended before the trial did", job.began
-
-    def _fail(self, step: Step, reason: str, on_event: OnEvent) -> None:
-        self.runs.publish_failure(step.trial, reason)
-        on_event(Event(kind="failed", trial_id=step.trial.trial_id, text=reason))
 
 
 class Job:
@@ -208,13 +215,17 @@ class Job:
 
     def run(self, step: Step, on_event: OnEvent) -> str | None:
         """Have one step run; return the kind of event that it ended with, None if the job died."""
-        self.said, self.busy = "", True
+        self.said, self.began, self.busy = "", False, True
         for pipe in self.pipes:
             pipe.write(json.dumps(step.to_dict()).encode() + b"\n")
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event = decode(line)
             if event is None:
+                self.log.write(line)
+                continue
+            if event.trial_id != step.trial.trial_id:
+                # An afterthought on the last step, which has its result.
                 self.log.write(line)
                 continue
             self.began = True
@@ -228,10 +239,10 @@ class Job:
         self.busy = False
         return None
 
-    def close(self) -> str | None:
+    def close(self, *, keep_log: bool = False) -> str | None:
         """End the job, amid a step if need be; return why it died, None if it had not.
 
-        The files of one that died stay, for its log.
+        The files of one that died stay, for its log; `keep_log` keeps those of any other.
         """
         for pipe in self.pipes:
             pipe.close()
@@ -247,7 +258,8 @@ class Job:
         self.log.close()
         shutil.rmtree(self.pipes_at, ignore_errors=True)
         if code == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if not keep_log:
+                shutil.rmtree(self.folder, ignore_errors=True)
             return None
         log = self.folder / "log"
         return self.said or f"the job died: {_reason(code, log)}; see {log}"

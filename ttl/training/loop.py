@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,9 +40,6 @@ from ttl.training.trial import Trial
 
 EVALUATION_BATCH = 256
 """Images a process scores at once; results do not depend on it."""
-
-FACES = 2
-"""An image that is not cropped is seen as it is, or flipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +187,7 @@ class Trainer:
             labels = torch.from_numpy(self.labels[batch[mine]]).to(self.accelerator.device)
             batch_weight = float(self.weights[self.labels[batch]].sum())
             images = partial(self._augmented, batch[mine], drawn[mine])
-            logits = self._logits(self.model, images, "train", self._places(batch[mine], drawn[mine]))
+            logits = self._training_logits(images, batch[mine], drawn[mine])
             loss = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
             # DDP takes the mean of the processes' gradients, and the batch wants their sum.
             self.accelerator.backward(loss * self.world / batch_weight)
@@ -278,21 +275,34 @@ class Trainer:
                 return model(images()).float()
             return self.frozen.run(model, table, places, images).float()
 
+    @property
+    def _faces(self) -> int:
+        """How many images may come of one that is not cropped: itself, and its mirror image."""
+        return 2 if self.recipe.flip else 1
+
     def _keep_frozen(self) -> FrozenFeatures | None:
         """Keep what the frozen part makes of images that come again; None if there is nothing to keep."""
         if not self.network.frozen or self.recipe.compile or self.recipe.epochs < 2:
             return None
         frozen = FrozenFeatures(self.network, self.trial.cut, self.trial.image_size)
         frozen.keep("val", -(-len(self.dataset.indices("val")) // self.world))
-        if self.recipe.crop_scale == 1:
-            frozen.keep("train", FACES * len(self.train_indices))
+        # Both faces are computed in the first epoch, so that two faces pay from the third epoch on.
+        if self.recipe.crop_scale == 1 and self.recipe.epochs > self._faces:
+            frozen.keep("train", self._faces * self.dataset.samples.height)
         return frozen if frozen.tables else None
 
-    def _places(self, rows: NDArray[np.int64], drawn: Augmentation) -> Tensor:
-        """Return where training images are kept: each has two faces, one of them flipped."""
-        order = np.argsort(self.train_indices)
-        found = order[np.searchsorted(self.train_indices, rows, sorter=order)]
-        return FACES * torch.from_numpy(found) + drawn.flipped
+    def _training_logits(
+        self, images: Callable[[], Tensor], rows: NDArray[np.int64], drawn: Augmentation
+    ) -> Tensor:
+        if self.frozen is None or "train" not in self.frozen.tables:
+            return self._logits(self.model, images, "train", torch.empty(0))
+        places = self._faces * torch.from_numpy(rows) + drawn.flipped
+        if self._faces > 1:
+            mirrored = self._faces * torch.from_numpy(rows) + ~drawn.flipped
+            other = replace(drawn, flipped=~drawn.flipped)
+            with self.accelerator.autocast():
+                self.frozen.fill("train", mirrored, partial(self._augmented, rows, other))
+        return self._logits(self.model, images, "train", places)
 
     def _agree_on_buffers(self) -> None:
         """Give every process the batch-norm statistics of the first: each has seen other images."""
