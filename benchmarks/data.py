@@ -29,7 +29,7 @@ def make_dataset(
             else:
                 # Noise, and a mean brightness that tells the class: so that the loss falls.
                 for row in range(start, start + count):
-                    file.write(rng.integers(0, 200 + 40 * (row % 2), shape, dtype=np.uint8).tobytes())
+                    file.write(rng.integers(0, 200 + 40 * (row // 10 % 2), shape, dtype=np.uint8).tobytes())
     numbers = pl.int_range(images, eager=True)
     tenth = numbers % 10
     samples = pl.DataFrame({"number": numbers}).select(
@@ -37,7 +37,7 @@ def make_dataset(
         patient_id=pl.format("p{}", "number"),
         site=pl.lit(None, pl.String),
         acquired_at=pl.lit(None, pl.Date),
-        label=pl.col("number") % 2,
+        label=pl.col("number") // 10 % 2,
         split=tenth.replace_strict({8: "val", 9: "test"}, default="train", return_dtype=pl.String),
         sha256=pl.format("{}", "number"),
         shard=pl.col("number") // PER_SHARD,

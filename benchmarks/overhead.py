@@ -84,6 +84,9 @@ def large(rows: int) -> pl.DataFrame:
         cut=pl.format("blocks.{}", model % 16),
         dataset=pl.format("d{}", model // 16),
         seed=numbers % 3,
+        cut_index=model % 16,
+        image_size=pl.lit(64, pl.Int64),
+        processes=pl.lit(1, pl.Int64),
         status=pl.lit("completed"),
     )
 

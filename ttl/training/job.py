@@ -4,6 +4,7 @@
 standard output of the first process, one line each.
 """
 
+import gc
 import importlib.metadata
 import json
 import logging
@@ -58,6 +59,9 @@ def main(order: Path) -> None:
     accelerator = make_accelerator(wanted["precision"], cpu=wanted["device"] == "cpu")
     runs = Runs(Path(wanted["runs"]))
     datasets = Datasets(Path(wanted["datasets"]), accelerator.device)
+    # Garbage is collected after each trial; what the imports have left is none, and need not be looked at.
+    gc.collect()
+    gc.freeze()
 
     def report(event: Event) -> None:
         if accelerator.is_main_process:

@@ -85,7 +85,7 @@ def image_steps(trial: Trial) -> ImageSteps:
 class Trainer:
     """One trial in training, on one process of those that share it.
 
-    `kept` is where its state is kept after each epoch, and where an earlier attempt may have left it.
+    `kept` is where its state is kept between epochs, and where an earlier attempt may have left it.
     After `run`, `network` has the weights of the best epoch, and `history` every epoch.
     """
 
@@ -134,7 +134,8 @@ class Trainer:
         self._resume()
         while not self.finished and (epochs is None or len(self.history) < epochs):
             epoch = self._train_epoch(len(self.history) + 1)
-            self._save()
+            if not self.finished:
+                self._save()
             on_epoch(epoch)
         self.network.load_state_dict(self.best)
 
