@@ -168,6 +168,12 @@ def test_what_others_have_trained_does_not_change_a_decision():
     assert first.known == second.known
     assert list(first.trials) == list(second.trials)
     assert not second.waiting
+    # The ledger tells of it, beside the planner's own reason.
+    row = ledger(space, second, after.find, {}).filter(strategy="ttl", cut="blocks.0.0").to_dicts()[0]
+    assert (row["trained"], row["epochs"]) == ("to the end", 3 * EPOCHS)
+    assert row["reason"] == f"(trained beyond that, unasked: {3 * EPOCHS - 2} epochs)"
+    row = ledger(space, first, alone.find, {}).filter(strategy="ttl", cut="blocks.0.0").to_dicts()[0]
+    assert (row["trained"], row["epochs"], row["reason"]) == ("in part", 2, "")
 
 
 @pytest.mark.parametrize(
