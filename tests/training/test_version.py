@@ -32,6 +32,13 @@ EXPECTED_PRETRAINED = {
 """Validation loss and AUROC, threshold, test AUROC and ECE, of pretrained EfficientNet-Lite0."""
 
 
+def train(trial, datasets, folder):
+    runs = Runs(folder)
+    packed = Datasets(datasets, torch.device("cpu"))
+    run_step(Step(trial=trial), packed, runs, make_accelerator("no", cpu=True), lambda _: None)
+    return runs
+
+
 @pytest.mark.parametrize("strategy", ["ttl", "tf"])
 def test_nor_does_that_of_pretrained_weights_by_the_papers_recipe(strategy, toy, datasets, tmp_path):
     """Resizing, crops, the plateau schedule, depthwise layers, and what follows from the predictions."""
@@ -46,14 +53,7 @@ def test_nor_does_that_of_pretrained_weights_by_the_papers_recipe(strategy, toy,
         image_size=40,
         seed=0,
     )
-    runs = Runs(tmp_path)
-    run_step(
-        Step(trial=trial),
-        Datasets(datasets, torch.device("cpu")),
-        runs,
-        make_accelerator("no", cpu=True),
-        lambda _: None,
-    )
+    runs = train(trial, datasets, tmp_path)
     result = runs.result(trial.trial_id)
     found = [result[name] for name in ("val_loss", "val_auroc", "threshold", "test_auroc", "test_ece")]
     loss, *others = EXPECTED_PRETRAINED[TRAINING_VERSION][strategy]
@@ -75,14 +75,7 @@ def test_a_result_does_not_change_without_its_version(strategy, toy, datasets, t
         image_size=32,
         seed=0,
     )
-    runs = Runs(tmp_path)
-    run_step(
-        Step(trial=trial),
-        Datasets(datasets, torch.device("cpu")),
-        runs,
-        make_accelerator("no", cpu=True),
-        lambda _: None,
-    )
+    runs = train(trial, datasets, tmp_path)
     losses = runs.history(trial.trial_id)["val_loss"].to_list()
     # Another processor sums in another order: the last digits are its own.
     assert losses == pytest.approx(EXPECTED[TRAINING_VERSION][strategy], rel=2e-3), losses

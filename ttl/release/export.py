@@ -1,6 +1,5 @@
 """Writing the chosen trial as a model folder: weights, description, ONNX and card."""
 
-import logging
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -28,8 +27,6 @@ from ttl.release.predict import load_network
 from ttl.training.loop import image_steps, network_spec
 from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Trial
-
-logger = logging.getLogger(__name__)
 
 CHECKED_IMAGES = 32
 """Validation images on which ONNX's logits are compared with torch's."""

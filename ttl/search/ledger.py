@@ -1,18 +1,16 @@
 """The ledger of a search: every model that could have been trained, what was done with it, and why."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import polars as pl
 
 from ttl.models.cuts import GRANULARITIES
 from ttl.models.names import FULL
-from ttl.search.plan import Known, Progress
+from ttl.search.plan import Find, Progress
 from ttl.search.results import LEDGER_SCHEMA
 from ttl.search.space import Series, Space
 from ttl.training.runs import COMPLETED, FAILED
 from ttl.training.trial import Trial
-
-Find = Callable[[Trial], Known | None]
 
 Key = tuple[str, str, str, str, str]
 """Dataset, backbone, source, strategy and cut of a model."""

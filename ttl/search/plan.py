@@ -35,6 +35,9 @@ class Known:
 Results = Mapping[str, Known]
 """What is known, by trial."""
 
+Find = Callable[[Trial], Known | None]
+"""Gives all that is known of a trial."""
+
 Planner = Callable[[Space, Results], list[Step]]
 """A pure function from what is known to the steps to run next; none when it has its answer."""
 
@@ -63,7 +66,7 @@ class Progress:
     waiting: Sequence[Step]
 
 
-def follow(planner: Planner, space: Space, find: Callable[[Trial], Known | None]) -> Progress:
+def follow(planner: Planner, space: Space, find: Find) -> Progress:
     """Follow a planner through all steps that have been done.
 
     `find` gives all that is known of a trial. Of that, the planner is shown what its own steps would have

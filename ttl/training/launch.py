@@ -221,11 +221,8 @@ class Job:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event = decode(line)
-            if event is None:
-                self.log.write(line)
-                continue
-            if event.trial_id != step.trial.trial_id:
-                # An afterthought on the last step, which has its result.
+            if event is None or event.trial_id != step.trial.trial_id:
+                # Something else's output, or an afterthought on the last step, which has its result.
                 self.log.write(line)
                 continue
             self.began = True
