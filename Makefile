@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install demo test check bench lock clean
+.PHONY: help install demo test stack stack-down check bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ demo: install ## the whole pipeline on synthetic images: prepare, sweep, select,
 test: install ## the tests, on two cores
 	python -m pytest --numprocesses 2 --dist worksteal
 
+stack: install ## PostgreSQL, Prefect, S3, Ray and a worker on 127.0.0.1, without Docker
+	python -m infra.stack up
+
+stack-down: install ## end them
+	python -m infra.stack down
+
 check: install ## lint, format and types
 	ruff check .
 	ruff format --check .
@@ -46,7 +52,7 @@ bench: install ## what training, keeping, waiting and predicting cost here, in l
 	  else echo "benchmarks.latency needs a model: make demo"; fi
 
 lock: install ## resolve requirements.lock anew
-	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header \
+	$(VENV)/uv/bin/uv pip compile pyproject.toml --extra dev --extra ray --universal --generate-hashes --no-header \
 	  --no-annotate --python-version 3.11 --quiet --output-file requirements.lock
 
 clean: ## remove what the pipeline has made, but neither .venv nor DVC's cache

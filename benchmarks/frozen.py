@@ -75,7 +75,7 @@ def main(
             )
             epochs = []
             for keep in (False, True):
-                trainer = Trainer(trial, pixels, accelerator, Path(folder) / "checkpoint.pt")
+                trainer = Trainer(trial, pixels, accelerator, Path(folder))
                 if not keep:
                     trainer.frozen = None
                 taken = [trainer._train_epoch(number).seconds for number in range(1, 5)]

@@ -87,7 +87,7 @@ def main(
                 image_size=image_size,
                 seed=0,
             )
-            trainer = Timed(trial, pixels, accelerator, Path(folder) / "checkpoint.pt")
+            trainer = Timed(trial, pixels, accelerator, Path(folder))
             net = build_network(_spec(backbone, one, image_size)).net
             plain = PlainLoop(
                 net,

@@ -1,43 +1,102 @@
 """What a person sees of a sweep while it runs."""
 
+import logging
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ttl.search.outcome import Outcome
-from ttl.training.events import Event
-from ttl.training.launch import Slot
+from ttl.training.events import ENDS, Event
 from ttl.training.trial import Step, Trial
 
 
 class Listener(Protocol):
     """Whoever follows a sweep. Calls come from several threads."""
 
-    def planned(self, steps: list[Step], slots: tuple[Slot, ...], running: int) -> None:
-        """Take note of the steps that wait for a slot, beside so many that are running or about to."""
+    def planned(self, steps: list[Step], places: Sequence[str], running: int) -> None:
+        """Take note of the steps that wait for a place, beside so many that are running or about to."""
 
-    def happened(self, slot: Slot, event: Event) -> None:
+    def happened(self, place: str, event: Event) -> None:
         """Take note of what a job has reported."""
+
+    def said(self, text: str) -> None:
+        """Take note of something that a person should know."""
 
     def finished(self, outcome: Outcome) -> None:
         """Take note of what the sweep has come to."""
 
 
-class Nobody:
-    """A listener that does nothing: Prefect's records are enough."""
+class Log:
+    """A listener that writes lines to a logger: of a run that nobody watches at a terminal."""
 
-    def planned(self, steps: list[Step], slots: tuple[Slot, ...], running: int) -> None:
-        """Do nothing."""
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self.logger = logger
+        self.labels: dict[str, str] = {}
 
-    def happened(self, slot: Slot, event: Event) -> None:
-        """Do nothing."""
+    def planned(self, steps: list[Step], places: Sequence[str], running: int) -> None:
+        """Write how much there is to do."""
+        self.labels |= {step.trial.trial_id: step.trial.label for step in steps}
+        if steps:
+            self.logger.info(
+                "%d to run, %d running, on %d: %s", len(steps), running, len(places), ", ".join(places)
+            )
+
+    def happened(self, place: str, event: Event) -> None:
+        """Write how a trial has ended, and what went wrong."""
+        label = self.labels.get(event.trial_id, event.trial_id)
+        if event.kind == "failed":
+            self.logger.error("%s: failed: %s", label, event.text)
+        elif event.kind == "message":
+            self.logger.warning("%s: %s: %s", place, label, event.text)
+        elif event.kind in ENDS:
+            self.logger.info(
+                "%s: %s after %d epochs, validation AUROC %.4f",
+                label,
+                event.kind,
+                event.epoch,
+                event.val_auroc,
+            )
+
+    def said(self, text: str) -> None:
+        """Write it."""
+        self.logger.warning("%s", text)
 
     def finished(self, outcome: Outcome) -> None:
-        """Do nothing."""
+        """Write what was selected."""
+        for name, one in outcome.selections.items():
+            chosen = one["chosen"]
+            self.logger.info(
+                "%s: selected %s %s, %d parameters", name, chosen["strategy"], chosen["cut"], chosen["params"]
+            )
+        for name, reason in outcome.unselected.items():
+            self.logger.warning("%s: no model was selected: %s", name, reason)
+
+
+@contextmanager
+def heard(listener: Listener) -> Iterator[None]:
+    """Have the library's warnings said to the listener: of a storage that does not answer, for one."""
+    handler = _Warnings(listener)
+    logger = logging.getLogger("ttl")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(level=logging.WARNING)
+        self.listener = listener
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.listener.said(record.getMessage())
 
 
 class Display:
@@ -72,7 +131,7 @@ class Display:
         if self.live:
             self.progress.stop()
 
-    def planned(self, steps: list[Step], slots: tuple[Slot, ...], running: int) -> None:
+    def planned(self, steps: list[Step], places: Sequence[str], running: int) -> None:
         """Show how much there is to do, as far as is known: a planner may ask for more, or for less."""
         with self.lock:
             self.trials |= {step.trial.trial_id: step.trial for step in steps}
@@ -81,27 +140,28 @@ class Display:
             self.progress.update(self.total, description="trials", total=self.asked, completed=self.done)
             if not steps or not first:
                 return
-            many, trial_s = "s" if len(slots) > 1 else "", "trials" if len(steps) > 1 else "trial"
+            many, trial_s = "" if len(places) == 1 else "s", "trials" if len(steps) > 1 else "trial"
             self.console.print(
-                f"{len(steps)} {trial_s} to run on {len(slots)} slot{many} "
-                f"({', '.join(slot.name for slot in slots)}); starting the trainers takes a while",
+                f"{len(steps)} {trial_s} to run on {len(places)} slot{many} "
+                f"({', '.join(places) or 'none is free yet'}); starting the trainers takes a while",
                 highlight=False,
             )
 
-    def happened(self, slot: Slot, event: Event) -> None:
+    def happened(self, place: str, event: Event) -> None:
         """Show what a job has reported."""
         with self.lock:
             trial = self.trials[event.trial_id]
-            if slot.name not in self.lines:
-                self.lines[slot.name] = self.progress.add_task(slot.name, total=None)
-            line = self.lines[slot.name]
+            if place not in self.lines:
+                self.lines[place] = self.progress.add_task(place, total=None)
+            line = self.lines[place]
             if event.kind == "message":
-                self.console.print(f"{slot.name}: {trial.label}: {event.text}", highlight=False, markup=False)
+                text = f"{place}: {trial.label}: {event.text}"
+                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
                 return
             if event.kind == "started":
                 self.started[event.trial_id] = time.monotonic()
             if event.kind in ("started", "epoch"):
-                text = f"{slot.name}: {trial.label}"
+                text = f"{place}: {trial.label}"
                 self.progress.update(line, description=text, completed=event.epoch, total=event.epochs)
                 return
             self.done += 1
@@ -117,6 +177,10 @@ class Display:
             self.console.print(
                 f"{place} {trial.label}  {what}", style=style, highlight=False, markup=False, soft_wrap=True
             )
+
+    def said(self, text: str) -> None:
+        """Show it."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def finished(self, outcome: Outcome) -> None:
         """Keep the outcome for whoever asked for the sweep."""

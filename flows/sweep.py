@@ -1,30 +1,26 @@
-"""The Prefect flow `ttl-sweep`: plan, fan jobs out over the machine's slots, aggregate, select."""
+"""The Prefect flow `ttl-sweep`: plan, fan packs of trials out over devices or machines, aggregate, select."""
 
-from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
 
-from flows.progress import Listener, Nobody
+from flows.crew import Cluster, Crew, Here
+from flows.datasets import pull
+from flows.progress import Listener, Log, heard
+from ttl.errors import ServiceError
 from ttl.layout import Layout
-from ttl.params import FILE, load_params
+from ttl.params import FILE, changes_results, load_params
 from ttl.search import results
 from ttl.search.outcome import Outcome
 from ttl.sweep import Sweep
-from ttl.training.launch import Worker
-from ttl.training.trial import Step
 
 LISTENER: ContextVar[Listener] = ContextVar("LISTENER")
-
-Running = dict[Worker, tuple[PrefectFuture[None], list[Step]]]
-"""What each worker is at, and the task that it does it for."""
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
 
@@ -42,17 +38,32 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     image_size: int | None = None,
     processes: int | None = None,
     slots: int | None = None,
+    executor: str | None = None,
+    busy: str | None = None,
+    resource: str | None = None,
 ) -> dict[str, Any]:
     """Run a sweep in the current folder, with `params.yaml`; what is given here overrides its `sweep`.
 
-    Returns a summary as plain values.
+    As a deployment's run it has the repository alone: it pulls the datasets that it needs, and its results go
+    to the store that TTL_STORE names. Returns a summary as plain values.
     """
     given = dict(locals())
     overrides = {name: value for name, value in given.items() if value is not None}
-    sweep = Sweep(load_params(FILE, overrides), Layout(root=Path.cwd()), merge=bool(overrides))
-    listener = LISTENER.get(Nobody())
-    run_planned(sweep, listener)
-    outcome = sweep.finish()
+    params, layout = load_params(FILE, overrides), Layout(root=Path.cwd())
+    listener = LISTENER.get(None) or Log(get_run_logger())
+    with heard(listener):
+        if runtime.deployment.id:
+            if layout.runs.store is None:
+                raise ServiceError(
+                    "TTL_STORE is not set on this worker: its folder goes with the run, and the results with "
+                    "it. Name a bucket or a folder that all workers share, such as s3://ttl/runs"
+                )
+            for name in params.datasets:
+                pull_dataset(name, layout)
+        sweep = Sweep(params, layout, merge=changes_results(overrides))
+        with make_crew(sweep, listener) as crew:
+            run_planned(sweep, crew, listener)
+        outcome = sweep.finish()
     create_table_artifact(
         key="ttl-leaderboard",
         table=results.leaderboard(outcome.trials).drop("granularity", "source").to_dicts(),
@@ -62,61 +73,61 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     return summary(outcome)
 
 
-def run_planned(sweep: Sweep, listener: Listener) -> None:
-    """Run what the planner asks for, until it asks for nothing more.
-
-    Each slot has a worker, whose job stays up. The planner is asked again whenever a worker is free.
-    """
-    slots = sweep.slots()
-    free: Queue[Worker] = Queue()
-    with ExitStack() as stack:
-        idle = [stack.enter_context(Worker(slot, sweep.layout.runs, sweep.layout.datasets)) for slot in slots]
-        running: Running = {}
-        while True:
+def run_planned(sweep: Sweep, crew: Crew, listener: Listener) -> None:
+    """Run what the planner asks for, until it asks for nothing more; asked whenever a pack has ended."""
+    asked = True
+    steps = sweep.pending()
+    while steps or crew.running:
+        places = crew.places()
+        if asked:
+            ahead = sum(len(sweep.unfinished(pack)) for pack in crew.running.values())
+            listener.planned(steps, places, ahead)
+        started = sweep.packs(steps, max(1, len(places)))[: crew.idle]
+        for pack in started:
+            sweep.hand(pack)
+            crew.start(pack)
+        ended = crew.ended()
+        for pack, whole in ended:
+            if whole:
+                sweep.take_back(pack)
+            else:
+                sweep.give_up(pack)
+        asked = bool(started or ended)
+        if asked:
             steps = sweep.pending()
-            ahead = sum(len(sweep.unfinished(pack)) for _, pack in running.values())
-            listener.planned(steps, slots, ahead)
-            for pack in sweep.packs(steps, len(slots))[: len(idle)]:
-                worker = idle.pop(0)
-                sweep.hand(pack)
-                running[worker] = run_pack.submit(title(pack), pack, worker, free, listener), pack
-            if not running:
-                return
-            worker = next_free(free, running)
-            idle.append(worker)
-            future, pack = running.pop(worker)
-            future.result()
-            sweep.take_back(pack)
 
 
-def next_free(free: "Queue[Worker]", running: Running) -> Worker:
-    """Return the worker whose pack is done. Prefect may end a task that never came to its body."""
-    while True:
-        try:
-            worker = free.get(timeout=1)
-        except Empty:
-            ended = [worker for worker, (future, _) in running.items() if future.state.is_final()]
-            if not ended:
-                continue
-            worker = ended[0]
-        if worker in running:
-            return worker
+def make_crew(sweep: Sweep, listener: Listener) -> Crew:
+    """Return who runs the sweep's packs, as its settings say."""
+    wanted, layout = sweep.params.sweep, sweep.layout
+    if wanted.executor == "ray":
+        return Cluster(
+            layout,
+            listener,
+            processes=wanted.processes,
+            limit=wanted.slots,
+            resource=wanted.resource,
+            revisions=dict(sweep.space.datasets),
+        )
+    return Here(layout, listener, processes=wanted.processes, limit=wanted.slots, wait=wanted.busy == "wait")
 
 
-def title(pack: list[Step]) -> str:
-    """Return what a pack is called in Prefect's history."""
-    return pack[0].trial.label if len(pack) == 1 else f"{len(pack)} trials, {pack[0].trial.label} first"
+def may_pass(_: Any, __: Any, state: Any) -> bool:
+    """Return whether what a task failed of may pass by itself: a service's silence may, bad data does not."""
+    return isinstance(state.result(raise_on_failure=False), ServiceError)
 
 
-@task(name="pack", task_run_name="{title}", cache_policy=NO_CACHE)
-def run_pack(
-    title: str, steps: list[Step], worker: Worker, free: "Queue[Worker]", listener: Listener
-) -> None:
-    """Run a pack of steps on a worker, and give it back."""
-    try:
-        worker.run(steps, lambda event: listener.happened(worker.slot, event))
-    finally:
-        free.put(worker)
+@task(
+    name="pull",
+    task_run_name="pull {name}",
+    cache_policy=NO_CACHE,
+    retries=4,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_condition_fn=may_pass,
+)
+def pull_dataset(name: str, layout: Layout) -> None:
+    """Have a dataset on this machine."""
+    pull(layout, name)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

@@ -162,6 +162,11 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
     image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     processes: Annotated[int | None, typer.Option(help="Processes (GPUs) of one trial.")] = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once; as many as fit if not given.")] = None,
+    executor: Annotated[str | None, typer.Option(help="local, or ray: an existing Ray cluster.")] = None,
+    busy: Annotated[str | None, typer.Option(help="Devices that others use: wait or skip.")] = None,
+    resource: Annotated[
+        str | None, typer.Option(help="What stands for a device in Ray without GPUs.")
+    ] = None,
 ) -> None:
     """Train what has no result yet, compare, and select; options override params.yaml for this run.
 
@@ -170,7 +175,7 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
     """
     from ttl import tables
     from ttl.layout import Layout
-    from ttl.params import FILE, load_params
+    from ttl.params import FILE, changes_results, load_params
     from ttl.processes import die_with
     from ttl.search.outcome import current, fingerprint
 
@@ -189,11 +194,14 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         "image_size": image_size,
         "processes": processes,
         "slots": slots,
+        "executor": executor,
+        "busy": busy,
+        "resource": resource,
     }
     overrides = {name: value for name, value in overrides.items() if value is not None and value != []}
     if planner == "two-stage" and granularity:
         console.print("note: planner two-stage looks at stages, then blocks: --granularity is not used")
-    layout, params, merge = Layout(root=Path.cwd()), load_params(FILE, overrides), bool(overrides)
+    layout, params, merge = Layout(root=Path.cwd()), load_params(FILE, overrides), changes_results(overrides)
     outcome = current(params, layout, fingerprint(params, layout, merge=merge))
     if outcome is None:
         from ttl.sweep import Sweep
@@ -319,7 +327,7 @@ def _run_flow(overrides: dict[str, Any], layout: Any) -> Any:
     from flows.server import prefect_api
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        from ttl.training.launch import stop
+        from ttl.training.worker import stop
 
         stop()
         os.write(2, b"\nstopped; what is finished is kept, and the same command goes on from there\n")

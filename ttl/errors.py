@@ -21,6 +21,10 @@ class TrialError(TTLError):
     """A trial cannot go on; the sweep records it as failed and continues."""
 
 
+class LostLossError(TrialError):
+    """A training loss, or an output, is not finite: a device's passing fault, or one that comes again."""
+
+
 class SearchError(TTLError):
     """A sweep's results cannot be planned, aggregated or selected from."""
 

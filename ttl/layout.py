@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttl.training.runs import Runs
+from ttl.training.store import shared_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +20,8 @@ class Layout:
 
     @property
     def runs(self) -> Runs:
-        """The trials' folders."""
-        return Runs(self.root / "runs")
+        """The trials' folders, and the store that `TTL_STORE` names."""
+        return Runs(self.root / "runs", shared_store())
 
     @property
     def results(self) -> Path:

@@ -16,6 +16,12 @@ from ttl.training.recipe import Recipe, make_recipe
 
 FILE = Path("params.yaml")
 
+RUNNING = ("executor", "busy", "slots", "resource")
+"""Settings of a sweep that say where and how its jobs run: its results do not depend on them."""
+
+EXECUTORS = ("local", "ray")
+BUSY = ("wait", "skip")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepParams:
@@ -23,7 +29,9 @@ class SweepParams:
 
     `sources` are `imagenet`, `random` or weights files. `recipe` is a recipe's name, or a mapping with a
     `base` and changes. `processes` is per trial; `slots` limits how many jobs run at once, None takes what
-    the machine has.
+    the machine has. `executor` runs jobs on this machine or on a Ray cluster, where a process of a trial
+    takes a GPU, or one of a `resource` of that name where there are no GPUs. Devices that others use are
+    waited for, or skipped, as `busy` says.
     """
 
     datasets: tuple[str, ...] | None = None
@@ -37,6 +45,9 @@ class SweepParams:
     image_size: int = 64
     processes: int = 1
     slots: int | None = None
+    executor: str = "local"
+    busy: str = "wait"
+    resource: str = "ttl_slot"
 
     def __post_init__(self) -> None:
         """Refuse values that no sweep can run with."""
@@ -50,6 +61,11 @@ class SweepParams:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ParamsError(f"sweep.{name} is {value}; it must be at least {low}")
+        for name, known in (("executor", EXECUTORS), ("busy", BUSY)):
+            if getattr(self, name) not in known:
+                raise ParamsError(
+                    f"sweep.{name} is {getattr(self, name)!r}; it must be one of: {', '.join(known)}"
+                )
         if min(self.seeds) < 0:
             raise ParamsError(f"sweep.seeds has {min(self.seeds)}; a seed is not negative")
         self.made_recipe()
@@ -87,6 +103,11 @@ class Params:
                 f"params.yaml describes no dataset {dataset!r} under `prepare` (it has: {known}); add it"
             )
         return self.prepare[dataset]
+
+
+def changes_results(overrides: Mapping[str, Any]) -> bool:
+    """Return whether settings of `sweep` make it another sweep, and not only run it in another way."""
+    return bool(set(overrides) - set(RUNNING))
 
 
 def load_params(path: Path = FILE, overrides: Mapping[str, Any] | None = None) -> Params:

@@ -6,6 +6,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,18 @@ from ttl.search import results
 from ttl.search.ledger import Key, key, ledger
 from ttl.search.outcome import Outcome, fingerprint, stamp, unstamp
 from ttl.search.packs import pack
-from ttl.search.plan import Judge, Known, Progress, follow
+from ttl.search.plan import Judge, Known, Progress, Results, follow
 from ttl.search.planners import find_planner
 from ttl.search.race import RACE, verdicts
 from ttl.search.selection import compare, select
 from ttl.search.space import Series, Space
-from ttl.training.launch import Slot, find_slots
 from ttl.training.runs import COMPLETED, FAILED, Runs
 from ttl.training.trial import Step, Trial
 
 logger = logging.getLogger(__name__)
+
+BROUGHT_AT_ONCE = 16
+"""Results asked of the store side by side: each is a few small files."""
 
 
 class Sweep:
@@ -60,6 +63,8 @@ class Sweep:
             size=self._size,
         )
         self.planner = find_planner(params.sweep.planner, self.judge)
+        store = layout.runs.store
+        self.elsewhere = set() if store is None else store.trials()
         self.handed: dict[str, Step] = {}
         self.tried: set[str] = set()
         self.seen: dict[str, Known] = {}
@@ -77,16 +82,22 @@ class Sweep:
             again = found and found.status == FAILED and trial.trial_id not in self.tried
             return None if again else found
 
-        waiting = follow(self.planner, self.space, find).waiting
+        waiting = follow(self._asked, self.space, find).waiting
         return [step for step in waiting if self.handed.get(step.trial.trial_id) != step]
 
     def progress(self) -> Progress:
         """Return how far the planner has got."""
-        return follow(self.planner, self.space, self.find)
+        return follow(self._asked, self.space, self.find)
 
-    def slots(self) -> tuple[Slot, ...]:
-        """Return the slots that jobs may run on."""
-        return find_slots(self.params.sweep.processes, self.params.sweep.slots)
+    def _asked(self, space: Space, known: Results) -> list[Step]:
+        """Ask the planner; what other machines have of the trials that it names is brought at once."""
+        steps = self.planner(space, known)
+        wanted = {step.trial.trial_id for step in steps} & self.elsewhere
+        if wanted:
+            with ThreadPoolExecutor(BROUGHT_AT_ONCE) as several:
+                list(several.map(self.layout.runs.refresh, sorted(wanted)))
+            self.elsewhere -= wanted
+        return steps
 
     def packs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
         """Share steps out into packs, the first ones first."""
@@ -101,8 +112,15 @@ class Sweep:
         return [step for step in steps if (found := self.find(step.trial)) is None or found.at(step) is None]
 
     def take_back(self, steps: Sequence[Step]) -> None:
-        """Remember that these steps have been run: a failure is now this sweep's own."""
+        """Remember that these steps have been run, here or elsewhere: a failure is now this sweep's own."""
         self.tried |= {step.trial.trial_id for step in steps}
+        for step in steps:
+            self.layout.runs.refresh(step.trial.trial_id)
+
+    def give_up(self, steps: Sequence[Step]) -> None:
+        """Forget that these steps were handed out: whoever had them is gone."""
+        for step in steps:
+            self.handed.pop(step.trial.trial_id, None)
 
     def finish(self) -> Outcome:
         """Write the tables, select, and export the selected models.
@@ -141,6 +159,7 @@ class Sweep:
             trials, selections | left_out, ledger(self.space, progress, self.find, self._reasons(progress))
         )
         for name, selection in selections.items():
+            runs.weights(selection["figures"]["chosen"]["trial_id"])
             _export(selection, runs, self.datasets[name], self.layout.models)
         outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
         if not outcome.failed and not unselected:

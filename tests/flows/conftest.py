@@ -39,7 +39,10 @@ class Project:
     def start(self, *arguments):
         """Start `ttl …` in the folder."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        environment.pop("PREFECT_API_URL", None)
+        # Tests side by side have all devices each, and wait for none.
+        environment["TTL_DEVICES"] = str(self.folder / "devices")
+        for name in ("PREFECT_API_URL", "TTL_STORE"):
+            environment.pop(name, None)
         return subprocess.Popen(
             [sys.executable, "-m", "ttl.cli", *arguments],
             cwd=self.folder,

@@ -58,6 +58,6 @@ def test_class_weights_are_inverse_to_frequency_with_mean_one_over_samples():
 
 
 def test_a_share_of_one_image_is_refused():
-    check_batches(10, batch_size=64, world=5)
-    with pytest.raises(TrialError, match="leave 1 a batch for each of 6 processes"):
-        check_batches(10, batch_size=64, world=6)
+    check_batches(10, batch_size=64, parts=5)
+    with pytest.raises(TrialError, match="leave 1 for each of 6 parts"):
+        check_batches(10, batch_size=64, parts=6)

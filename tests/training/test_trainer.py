@@ -1,6 +1,7 @@
 """The training of one trial, in this process: determinism, resuming, what stays frozen, what fails."""
 
 import dataclasses
+import errno
 import json
 from types import SimpleNamespace
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ttl.errors import ParamsError, TrialError
+from ttl.errors import LostLossError, ParamsError, TrialError
 from ttl.evaluation.metrics import evaluate
 from ttl.models.backbones import load_backbone, weights_sha256
+from ttl.training import checkpoint
 from ttl.training.accelerator import FIRST_SCALE, make_accelerator, reset_scaler
-from ttl.training.job import Datasets, run_step
+from ttl.training.job import Datasets, find_cause, run_step
 from ttl.training.loop import Trainer
 from ttl.training.pixels import Pixels
 from ttl.training.recipe import make_recipe
@@ -91,8 +93,9 @@ def test_resuming_gives_what_an_uninterrupted_training_gives(base, trial, toy, t
     recipe = make_recipe({"base": base, "epochs": 3, "batch_size": 16})
     trial = dataclasses.replace(trial, recipe=recipe)
 
-    def finished(checkpoint, stop_after=None):
-        trainer = Trainer(trial, Pixels(toy, accelerator.device), accelerator, checkpoint)
+    def finished(kept, stop_after=None):
+        kept.mkdir(exist_ok=True)
+        trainer = Trainer(trial, Pixels(toy, accelerator.device), accelerator, kept)
 
         def on_epoch(epoch):
             if epoch.epoch == stop_after:
@@ -104,10 +107,10 @@ def test_resuming_gives_what_an_uninterrupted_training_gives(base, trial, toy, t
             trainer.close()
         return trainer
 
-    whole = finished(tmp_path / "whole.pt")
+    whole = finished(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        finished(tmp_path / "cut.pt", stop_after=2)
-    resumed = finished(tmp_path / "cut.pt")
+        finished(tmp_path / "cut", stop_after=2)
+    resumed = finished(tmp_path / "cut")
     assert [epoch.val_loss for epoch in resumed.history] == [epoch.val_loss for epoch in whole.history]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
@@ -137,18 +140,35 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_to_the_same_result(
     assert {path.name for path in folders[0].iterdir()} == {path.name for path in folders[1].iterdir()}
     weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
-    times = {"train_seconds", "latency_ms"}
+    # The history has times too, so its checksum differs.
+    times = {"train_seconds", "latency_ms", "files"}
     results = [one.result(trial.trial_id) for one in (whole, runs)]
     assert all(results[0][name] == results[1][name] for name in results[0].keys() - times)
 
 
-def test_a_damaged_checkpoint_starts_again(trial, datasets, tmp_path, accelerator, caplog):
-    clean = run(trial, datasets, tmp_path / "clean", accelerator)[1]
-    runs = Runs(tmp_path / "runs")
-    (runs.work(trial.trial_id) / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    result = run(trial, datasets, tmp_path, accelerator)[1]
-    assert "checkpoint is damaged" in caplog.text
-    assert result["val_loss"] == clean["val_loss"]
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_checkpoint_costs_one_epoch(damaged, trial, toy, tmp_path, accelerator, caplog):
+    trial = dataclasses.replace(trial, recipe=make_recipe({"base": "fast", "epochs": 4, "batch_size": 16}))
+    pixels, folders = Pixels(toy, accelerator.device), [tmp_path / name for name in ("whole", "damaged")]
+    trainers = []
+    for folder in folders:
+        folder.mkdir()
+        trainers.append(Trainer(trial, pixels, accelerator, folder))
+        trainers[-1].run(lambda _: None, epochs=4 if folder == folders[0] else 2)
+        trainers[-1].close()
+    kept = checkpoint.found(folders[1])
+    assert [checkpoint.epoch_of(path.name) for path in kept] == [2, 1]
+    for path in kept[:damaged]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    again = Trainer(trial, pixels, accelerator, folders[1])
+    epochs = []
+    again.run(lambda epoch: epochs.append(epoch.epoch))
+    again.close()
+    assert epochs[0] == 3 - damaged
+    assert caplog.text.count("is damaged") == damaged
+    assert [epoch.val_loss for epoch in again.history] == [epoch.val_loss for epoch in trainers[0].history]
 
 
 def test_lwft_moves_nothing_below_the_cut(trial, datasets, tmp_path, accelerator):
@@ -168,10 +188,65 @@ def test_lwft_moves_nothing_below_the_cut(trial, datasets, tmp_path, accelerator
 def test_a_lost_loss_is_a_failure_with_its_reason(trial, datasets, tmp_path, accelerator):
     recipe = make_recipe({"base": "fast", "epochs": 2, "lr": 1e30, "batch_size": 16})
     trial = dataclasses.replace(trial, recipe=recipe)
+    runs, events = Runs(tmp_path / "runs"), []
+    step, opened = Step(trial=trial), Datasets(datasets, torch.device("cpu"))
+    with pytest.raises(LostLossError):
+        run_step(step, opened, runs, accelerator, events.append)
+    assert "loss is" in events[-1].text or "not finite" in events[-1].text
+    assert [event.kind for event in events] == ["started", "message", "failed"]
+    assert events[1].text.endswith("the epoch is tried once more")
+    # Whether it is a result is for whoever launched the job to say.
+    assert runs.result(trial.trial_id) is None
+
+
+def test_a_loss_that_is_lost_once_costs_an_epoch(trial, datasets, tmp_path, accelerator, monkeypatch):
+    trial = dataclasses.replace(trial, recipe=make_recipe({"base": "fast", "epochs": 3, "batch_size": 16}))
+    clean = run(trial, datasets, tmp_path / "clean", accelerator)[1]
+    loss, calls = torch.nn.functional.cross_entropy, []
+
+    def faulty(*arguments, **options):
+        calls.append(1)
+        # In the second of three epochs.
+        return loss(*arguments, **options) * (float("nan") if len(calls) == 9 else 1)
+
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", faulty)
     _, result, events = run(trial, datasets, tmp_path, accelerator)
-    assert result["status"] == "failed"
-    assert "loss is" in result["error"] or "not finite" in result["error"]
-    assert events[-1].kind == "failed"
+    assert [event.epoch for event in events if event.kind == "epoch"] == [1, 2, 3]
+    (message,) = [event for event in events if event.kind == "message"]
+    assert "the training loss is nan in epoch 2" in message.text
+    assert result["val_loss"] == clean["val_loss"]
+    assert result["test_auroc"] == clean["test_auroc"]
+
+
+def test_what_fails_says_whether_it_may_pass(tmp_path, monkeypatch):
+    assert find_cause(torch.OutOfMemoryError("CUDA out of memory"), tmp_path) == "memory"
+    assert find_cause(LostLossError("nan"), tmp_path) == ""
+    assert find_cause(OSError(errno.ENOSPC, "No space left on device"), tmp_path) == "storage"
+    assert find_cause(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path) == "storage"
+    assert find_cause(RuntimeError("unexpected pos 64 vs 0"), tmp_path) == ""
+    full = SimpleNamespace(free=1000)
+    monkeypatch.setattr("ttl.patience.shutil.disk_usage", lambda _: full)
+    assert find_cause(RuntimeError("unexpected pos 64 vs 0"), tmp_path) == "storage"
+
+
+def test_micro_batches_add_up_to_the_same_gradient(trial, toy, tmp_path, accelerator):
+    """Of a network without batch norm, which sees one micro-batch at a time."""
+    recipe = make_recipe({"base": "fast", "epochs": 1, "batch_size": 16})
+    trial = dataclasses.replace(
+        trial, backbone="convnext_atto", source="random", source_sha256="", cut="stages.1", recipe=recipe
+    )
+    losses = []
+    for parts in (1, 3):
+        (tmp_path / str(parts)).mkdir()
+        pixels, kept = Pixels(toy, accelerator.device), tmp_path / str(parts)
+        trainer = Trainer(trial, pixels, accelerator, kept, micro_batches=parts)
+        trainer.run(lambda _: None)
+        trainer.close()
+        losses.append((trainer.history[0].train_loss, trainer.history[0].val_loss))
+    assert np.allclose(losses[0], losses[1], rtol=1e-4)
+    assert losses[0] != losses[1], "the batches were not divided"
+    with pytest.raises(TrialError, match="at least 2 are needed"):
+        Trainer(trial, Pixels(toy, accelerator.device), accelerator, tmp_path, micro_batches=9)
 
 
 def test_a_dataset_that_was_prepared_anew_is_refused(trial, toy, tmp_path, accelerator):
@@ -180,7 +255,7 @@ def test_a_dataset_that_was_prepared_anew_is_refused(trial, toy, tmp_path, accel
             dataclasses.replace(trial, revision="other"),
             Pixels(toy, accelerator.device),
             accelerator,
-            tmp_path / "c.pt",
+            tmp_path,
         )
 
 
@@ -199,7 +274,7 @@ def test_the_plateau_schedule_stops_under_its_lowest_rate(trial, toy, tmp_path, 
         dataclasses.replace(trial, recipe=recipe),
         Pixels(toy, accelerator.device),
         accelerator,
-        tmp_path / "c.pt",
+        tmp_path,
     )
     trainer.run(lambda _: None)
     assert len(trainer.history) < 50
@@ -212,7 +287,9 @@ def test_a_failure_is_replaced_by_a_result(trial, tmp_path):
     runs = Runs(tmp_path)
     runs.publish_failure(trial, "the machine burnt down")
     assert not runs.reached(Step(trial=trial))
-    assert runs.result(trial.trial_id) == {"status": "failed", "error": "the machine burnt down"}
+    failed = runs.result(trial.trial_id)
+    assert (failed["status"], failed["error"]) == ("failed", "the machine burnt down")
+    assert set(failed["files"]) == {"trial.json"}
     runs.publish(trial, {"status": "completed", "val_ece": float("nan")})
     assert runs.reached(Step(trial=trial))
     assert json.loads((runs.folder(trial.trial_id) / "result.json").read_text())["val_ece"] is None
@@ -221,7 +298,7 @@ def test_a_failure_is_replaced_by_a_result(trial, tmp_path):
 def test_weights_that_were_replaced_after_planning_are_not_trained_on(trial, toy, tmp_path, accelerator):
     planned = dataclasses.replace(trial, source_sha256="0" * 64)
     with pytest.raises(TrialError, match="has changed; run the sweep again"):
-        Trainer(planned, Pixels(toy, accelerator.device), accelerator, tmp_path / "c.pt")
+        Trainer(planned, Pixels(toy, accelerator.device), accelerator, tmp_path)
 
 
 def test_what_is_trained_does_not_follow_the_order_of_the_rows(toy):

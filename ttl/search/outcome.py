@@ -14,7 +14,7 @@ import ttl
 from ttl.data.dataset import PackedDataset
 from ttl.layout import Layout
 from ttl.models.weights import locate
-from ttl.params import Params
+from ttl.params import RUNNING, Params
 from ttl.search import results
 from ttl.training.runs import FAILED, RESULT
 
@@ -64,7 +64,8 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
     ]
     weights = [place.path for place in places if place.path]
     known = {
-        "sweep": {**asdict(params.sweep), "slots": None} | {"recipe": asdict(params.sweep.made_recipe())},
+        "sweep": {**asdict(params.sweep), **dict.fromkeys(RUNNING)}
+        | {"recipe": asdict(params.sweep.made_recipe())},
         "selection": asdict(params.selection),
         "merge": merge,
         "revisions": {name: PackedDataset.open(layout.datasets / name).revision for name in params.datasets},

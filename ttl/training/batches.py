@@ -30,13 +30,22 @@ def share(batch_length: int, *, rank: int, world: int) -> slice:
     return slice(int(bounds[rank]), int(bounds[rank + 1]))
 
 
-def check_batches(samples: int, *, batch_size: int, world: int) -> None:
-    """Raise `TrialError` where a process would get less than the two images that batch norm needs."""
-    smallest = samples // max(1, -(-samples // batch_size)) // world
+def micro_batches(mine: slice, *, parts: int) -> list[slice]:
+    """Return a process's part of a batch in so many near-equal parts, which it works on one after another."""
+    within = [share(mine.stop - mine.start, rank=part, world=parts) for part in range(parts)]
+    return [slice(mine.start + one.start, mine.start + one.stop) for one in within]
+
+
+def check_batches(samples: int, *, batch_size: int, parts: int) -> None:
+    """Raise `TrialError` where a part of a batch would have less than the two images that batch norm needs.
+
+    `parts` is the number of processes times that of each one's micro-batches.
+    """
+    smallest = samples // max(1, -(-samples // batch_size)) // parts
     if smallest < 2:
         raise TrialError(
-            f"{samples} training images in batches of {batch_size} leave {smallest} a batch for each of "
-            f"{world} processes; at least 2 are needed: use fewer processes or a larger batch"
+            f"{samples} training images in batches of {batch_size} leave {smallest} for each of {parts} "
+            "parts of a batch; at least 2 are needed: use fewer processes or a larger batch"
         )
 
 

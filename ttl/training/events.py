@@ -6,13 +6,19 @@ from typing import Literal
 
 PREFIX = "@ttl "
 
+Cause = Literal["", "memory", "storage", "death"]
+"""Why a trial could not go on: its device's memory, a full disk, a killed process."""
+
 ENDS = ("completed", "stopped", "failed")
 """Kinds of event after which a trial has its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something happened to a trial. `text` is the reason of a failure, or a message."""
+    """Something happened to a trial. `text` is the reason of a failure, or a message.
+
+    `cause` says of a failure whether it may pass: it is empty for one that will come again.
+    """
 
     kind: Literal["started", "epoch", "completed", "stopped", "failed", "message"]
     trial_id: str
@@ -20,6 +26,7 @@ class Event:
     epochs: int = 0
     val_auroc: float | None = None
     text: str = ""
+    cause: Cause = ""
 
 
 def encode(event: Event) -> str:

@@ -24,12 +24,13 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from ttl.data.dataset import PackedDataset
-from ttl.errors import TTLError
+from ttl.errors import LostLossError, TTLError
 from ttl.evaluation.metrics import choose_threshold, evaluate, softmax, weighted_log_loss
 from ttl.models.cost import cost, training_macs
+from ttl.patience import is_full
 from ttl.processes import die_with
 from ttl.training.accelerator import make_accelerator
-from ttl.training.events import Event, encode
+from ttl.training.events import Cause, Event, encode
 from ttl.training.loop import Epoch, Scored, Trainer
 from ttl.training.pixels import Pixels
 from ttl.training.runs import (
@@ -64,9 +65,9 @@ def main(order: Path) -> None:
     gc.freeze()
 
     def report(event: Event) -> None:
-        if accelerator.is_main_process:
-            sys.stdout.write(encode(event) + "\n")
-            sys.stdout.flush()
+        # In one write: the lines of several processes do not mix.
+        sys.stdout.write(encode(event) + "\n")
+        sys.stdout.flush()
 
     with (Path(wanted["pipes"]) / str(accelerator.process_index)).open(encoding="utf-8") as steps:
         for line in steps:
@@ -96,27 +97,36 @@ class Datasets:
 def run_step(
     step: Step, datasets: Datasets, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
-    """Run one step to its result. A failure becomes the result; of several processes, the job ends.
+    """Run one step to its result.
 
-    (When one of several processes fails alone, the others wait for it without end. So it ends, the
-    launcher ends the others, and whoever launched the job sees which trial it was.)
+    When it fails, whichever process it is says why, and ends: the launcher then ends the others, which may
+    wait for it without end, and whoever launched the job decides whether the step is tried again.
     """
     trial = step.trial
-    report(Event(kind="started", trial_id=trial.trial_id, epochs=step.length))
+    if accelerator.is_main_process:
+        report(Event(kind="started", trial_id=trial.trial_id, epochs=step.length))
     with runs.claim(trial.trial_id, kind="trainer") if accelerator.is_main_process else nullcontext():
         try:
             _train(step, datasets, runs, accelerator, report)
         except Exception as error:
             logger.exception("%s (%s) failed", trial.label, trial.trial_id)
-            if runs.reached(step) is not None:
-                # It has its result: what failed came after. The job ends, and with it what is left of that.
-                raise
-            if accelerator.num_processes > 1:
-                report(Event(kind="message", trial_id=trial.trial_id, text=describe(error)))
-                raise
-            reason = describe(error)
-            runs.publish_failure(trial, reason)
-            report(Event(kind="failed", trial_id=trial.trial_id, text=reason))
+            # If it has its result, what failed came after: that is no failure of the trial.
+            if runs.reached(step) is None:
+                failure = Event(
+                    kind="failed",
+                    trial_id=trial.trial_id,
+                    text=describe(error),
+                    cause=find_cause(error, runs.root),
+                )
+                report(failure)
+            raise
+
+
+def find_cause(error: BaseException, folder: Path) -> Cause:
+    """Return whether what has failed may pass, and by what. `folder` is where the trial is written."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "memory"
+    return "storage" if is_full(error, folder) else ""
 
 
 def describe(error: BaseException) -> str:
@@ -133,41 +143,61 @@ def _train(
     step: Step, datasets: Datasets, runs: Runs, accelerator: Accelerator, report: Callable[[Event], None]
 ) -> None:
     trial = step.trial
-    if accelerator.is_main_process:
-        runs.checkpoint(trial.trial_id)
-    accelerator.wait_for_everyone()
-    trainer = Trainer(trial, datasets.open(trial.dataset), accelerator, runs.checkpoint(trial.trial_id))
 
     def on_epoch(epoch: Epoch) -> None:
-        report(
-            Event(
-                kind="epoch",
-                trial_id=trial.trial_id,
-                epoch=epoch.epoch,
-                epochs=step.length,
-                val_auroc=epoch.val_auroc,
-            )
-        )
-
-    try:
-        trainer.run(on_epoch, step.epochs)
-        # The test split is scored once, at the end.
-        splits = ("val", "test") if trainer.finished else ("val",)
-        scored = {split: trainer.score(split) for split in splits}
         if accelerator.is_main_process:
-            result = summarise(trainer, scored)
-            work = runs.work(trial.trial_id)
-            _predictions(trainer.dataset, scored).write_parquet(work / PREDICTIONS)
-            history = [asdict(epoch) for epoch in trainer.history]
-            pl.DataFrame(history, schema=HISTORY_SCHEMA).write_parquet(work / HISTORY)
-            state = trainer.network.net.state_dict()
-            save_file({name: value.contiguous().cpu() for name, value in state.items()}, work / WEIGHTS)
-            runs.publish(trial, result)
-            ended = {"epoch": result["epochs"], "val_auroc": result["val_auroc"]}
-            report(Event(kind=result["status"], trial_id=trial.trial_id, **ended))
+            report(
+                Event(
+                    kind="epoch",
+                    trial_id=trial.trial_id,
+                    epoch=epoch.epoch,
+                    epochs=step.length,
+                    val_auroc=epoch.val_auroc,
+                )
+            )
+
+    lost_at = 0
+    while True:
+        if accelerator.is_main_process:
+            runs.checkpoints(trial.trial_id)
         accelerator.wait_for_everyone()
-    finally:
-        trainer.close()
+        pixels, kept = datasets.open(trial.dataset), runs.work(trial.trial_id)
+        trainer = Trainer(trial, pixels, accelerator, kept, micro_batches=step.micro_batches)
+        try:
+            trainer.run(on_epoch, step.epochs)
+            _finish(trainer, runs, report)
+        except LostLossError as error:
+            # All processes see it: the loss is that of all.
+            epoch = len(trainer.history) + 1
+            if epoch == lost_at:
+                raise
+            lost_at = epoch
+            if accelerator.is_main_process:
+                text = f"{error}; the epoch is tried once more"
+                report(Event(kind="message", trial_id=trial.trial_id, text=text))
+        else:
+            return
+        finally:
+            trainer.close()
+
+
+def _finish(trainer: Trainer, runs: Runs, report: Callable[[Event], None]) -> None:
+    trial, accelerator = trainer.trial, trainer.accelerator
+    # The test split is scored once, at the end.
+    splits = ("val", "test") if trainer.finished else ("val",)
+    scored = {split: trainer.score(split) for split in splits}
+    if accelerator.is_main_process:
+        result = summarise(trainer, scored)
+        work = runs.work(trial.trial_id)
+        _predictions(trainer.dataset, scored).write_parquet(work / PREDICTIONS)
+        history = [asdict(epoch) for epoch in trainer.history]
+        pl.DataFrame(history, schema=HISTORY_SCHEMA).write_parquet(work / HISTORY)
+        state = trainer.network.net.state_dict()
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, work / WEIGHTS)
+        runs.publish(trial, result)
+        ended = {"epoch": result["epochs"], "val_auroc": result["val_auroc"]}
+        report(Event(kind=result["status"], trial_id=trial.trial_id, **ended))
+    accelerator.wait_for_everyone()
 
 
 def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
@@ -195,6 +225,7 @@ def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
     device = trainer.accelerator.device
     result["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     result["processes"] = trainer.world
+    result["micro_batches"] = trainer.micro_batches
     result["versions"] = {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in PACKAGES
     }

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from ttl.data.steps import ImageSteps
 from ttl.data.transforms import Augmentation, augment, draw, prepare
-from ttl.errors import TrialError
+from ttl.errors import LostLossError, TrialError
 from ttl.evaluation.metrics import auroc, softmax, weighted_log_loss
 from ttl.models.backbones import preprocessing, weights_sha256
 from ttl.models.network import Network, NetworkSpec, build_network
@@ -29,6 +30,7 @@ from ttl.training.batches import (
     check_batches,
     class_weights,
     evaluation_batches,
+    micro_batches,
     seed_everything,
     share,
     training_batches,
@@ -85,11 +87,14 @@ def image_steps(trial: Trial) -> ImageSteps:
 class Trainer:
     """One trial in training, on one process of those that share it.
 
-    `kept` is where its state is kept between epochs, and where an earlier attempt may have left it.
+    `kept` is the folder of its state between epochs, where an earlier attempt may have left one.
+    Of `micro_batches`, see `Step`: with batch norm, which sees one of them at a time, results depend on them.
     After `run`, `network` has the weights of the best epoch, and `history` every epoch.
     """
 
-    def __init__(self, trial: Trial, pixels: Pixels, accelerator: Accelerator, kept: Path):
+    def __init__(
+        self, trial: Trial, pixels: Pixels, accelerator: Accelerator, kept: Path, *, micro_batches: int = 1
+    ):
         dataset = pixels.dataset
         if dataset.revision != trial.revision:
             raise TrialError(
@@ -97,13 +102,14 @@ class Trainer:
                 "the dataset was prepared anew during the sweep; run the sweep again"
             )
         self.trial, self.dataset, self.accelerator, self.kept = trial, dataset, accelerator, kept
-        self.pixels = pixels
+        self.pixels, self.micro_batches = pixels, micro_batches
         self.recipe: Recipe = trial.recipe
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.steps = image_steps(trial)
         self.labels = dataset.samples["label"].to_numpy()
         self.train_indices = dataset.indices("train")
-        check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, world=self.world)
+        parts = self.world * micro_batches
+        check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, parts=parts)
         _check_weights(trial)
         reset_scaler(accelerator)
         classes = len(dataset.info.classes)
@@ -129,7 +135,7 @@ class Trainer:
     def run(self, on_epoch: Callable[[Epoch], None], epochs: int | None = None) -> None:
         """Train to the end, or until there are so many `epochs`, from the last checkpoint if there is one.
 
-        Raises `TrialError` for a lost loss.
+        Raises `LostLossError` for a loss, or outputs, that are not finite.
         """
         self._resume()
         while not self.finished and (epochs is None or len(self.history) < epochs):
@@ -146,7 +152,10 @@ class Trainer:
         self.network.eval()
         with torch.inference_mode(self.frozen is None), torch.no_grad():
             for batch in evaluation_batches(
-                indices, batch_size=EVALUATION_BATCH, rank=self.rank, world=self.world
+                indices,
+                batch_size=max(1, EVALUATION_BATCH // self.micro_batches),
+                rank=self.rank,
+                world=self.world,
             ):
                 places = torch.arange(start, start + len(batch))
                 start += len(batch)
@@ -184,23 +193,29 @@ class Trainer:
             drawn = draw(
                 len(batch), crop_scale=self.recipe.crop_scale, flip=self.recipe.flip, generator=shared
             )
-            mine = share(len(batch), rank=self.rank, world=self.world)
-            labels = torch.from_numpy(self.labels[batch[mine]]).to(self.accelerator.device)
             batch_weight = float(self.weights[self.labels[batch]].sum())
-            images = partial(self._augmented, batch[mine], drawn[mine])
-            logits = self._training_logits(images, batch[mine], drawn[mine])
-            loss = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
-            # DDP takes the mean of the processes' gradients, and the batch wants their sum.
-            self.accelerator.backward(loss * self.world / batch_weight)
+            parts = micro_batches(
+                share(len(batch), rank=self.rank, world=self.world), parts=self.micro_batches
+            )
+            for part in parts:
+                labels = torch.from_numpy(self.labels[batch[part]]).to(self.accelerator.device)
+                images = partial(self._augmented, batch[part], drawn[part])
+                # The processes' gradients are added up with the last part's.
+                last = part is parts[-1]
+                with nullcontext() if last else self.accelerator.no_sync(self.model):
+                    logits = self._training_logits(images, batch[part], drawn[part])
+                    loss = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
+                    # DDP takes the mean of the processes' gradients, and the batch wants their sum.
+                    self.accelerator.backward(loss * self.world / batch_weight)
+                total += loss.detach().double()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if isinstance(self.schedule, OneCycleLR):
                 self.schedule.step()
-            total += loss.detach().double()
             seen += batch_weight
         train_loss = float(self.accelerator.reduce(total, reduction="sum")) / seen
         if not math.isfinite(train_loss):
-            raise TrialError(
+            raise LostLossError(
                 f"the training loss is {train_loss} in epoch {number}, at learning rate {rate:.2g}"
             )
         self._agree_on_buffers()
@@ -224,7 +239,9 @@ class Trainer:
     def _validate(self, number: int) -> tuple[float, float]:
         scored = self.score("val")
         if not np.isfinite(scored.logits).all():
-            raise TrialError(f"the network's outputs on validation images are not finite in epoch {number}")
+            raise LostLossError(
+                f"the network's outputs on validation images are not finite in epoch {number}"
+            )
         labels = self.labels[scored.indices]
         loss = weighted_log_loss(labels, scored.logits, self.weights)
         return loss, auroc(labels, softmax(scored.logits))
@@ -322,7 +339,7 @@ class Trainer:
                 "best": self.best,
                 "best_epoch": self.best_epoch,
             }
-            checkpoint.save(self.kept, self.trial, state)
+            checkpoint.save(self.kept, self.trial, len(self.history), state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:

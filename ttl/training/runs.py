@@ -1,19 +1,23 @@
 """The folder of a trial: written aside, and visible in one step when it is whole."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 
 from ttl.errors import TrialError
+from ttl.training import checkpoint
+from ttl.training.store import Store
 from ttl.training.trial import Step, Trial
 
 TRIAL = "trial.json"
@@ -21,7 +25,8 @@ RESULT = "result.json"
 HISTORY = "history.parquet"
 PREDICTIONS = "predictions.parquet"
 WEIGHTS = "model.safetensors"
-CHECKPOINT = "checkpoint.pt"
+FILES = "files"
+"""The entry of a result that names the trial's other files, with their SHA-256."""
 
 HISTORY_SCHEMA = pl.Schema(
     {
@@ -44,12 +49,19 @@ PREDICTIONS_SCHEMA = pl.Schema(PREDICTIONS_COLUMNS)
 
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
 
+SMALL = (TRIAL, HISTORY, PREDICTIONS)
+"""What comes from the store at once with a result; weights come when they are asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All trials' folders, under one root."""
+    """All trials' folders, under one root; with a `store`, a machine's copy of what several machines share.
+
+    A trial that another machine has trained is here without its weights until `weights` asks for them.
+    """
 
     root: Path
+    store: Store | None = None
 
     def folder(self, trial_id: str) -> Path:
         """Return the folder of a trial; it exists only when it is whole."""
@@ -98,35 +110,101 @@ class Runs:
         """Return a trial's predictions on the validation and test splits."""
         return pl.read_parquet(self.folder(trial_id) / PREDICTIONS)
 
-    def checkpoint(self, trial_id: str) -> Path:
-        """Return where a trial's state is kept while it is worked on; a stopped trial's is brought there."""
-        path, stopped = self.work(trial_id) / CHECKPOINT, self.folder(trial_id) / CHECKPOINT
-        if stopped.is_file() and not path.is_file():
-            aside = path.with_suffix(".new")
-            shutil.copyfile(stopped, aside)
-            aside.replace(path)
+    def weights(self, trial_id: str) -> Path:
+        """Return the file of a trial's weights. Raises `TrialError` if nobody has it any more."""
+        path = self.folder(trial_id) / WEIGHTS
+        if not path.is_file():
+            if self.store is None:
+                raise TrialError(
+                    f"{path} does not exist, and no store is named where it may be: set TTL_STORE to the one "
+                    "that the sweep used, or delete the folder to train the trial again"
+                )
+            self._bring(trial_id, (*SMALL, WEIGHTS))
         return path
+
+    def refresh(self, trial_id: str) -> None:
+        """Bring a trial's result from the store, if that has got further than the one here."""
+        here = reach(self.result(trial_id))
+        if self.store is not None and here < math.inf and reach(self.store.result(trial_id)) > here:
+            self._bring(trial_id, SMALL)
+
+    def share(self, trial_id: str) -> None:
+        """Give the store a trial's result, unless it has one that has got as far."""
+        result = self.result(trial_id)
+        if self.store is None or result is None:
+            return
+        there = self.store.result(trial_id)
+        failed = result["status"] == FAILED and there is not None and there["status"] != COMPLETED
+        if failed or reach(result) > reach(there):
+            self.store.put(trial_id, self.folder(trial_id), result)
+        if result["status"] == COMPLETED:
+            self.store.forget_checkpoints(trial_id)
+
+    def checkpoints(self, trial_id: str) -> Path:
+        """Return the folder where a trial's state is kept while it is worked on.
+
+        The newest state is brought there: of a stopped trial, and of one that another machine was at.
+        """
+        work = self.work(trial_id)
+        known = checkpoint.found(work)
+        newest = checkpoint.epoch_of(known[0].name) if known else 0
+        for stopped in checkpoint.found(self.folder(trial_id)) if self.folder(trial_id).is_dir() else []:
+            if checkpoint.epoch_of(stopped.name) > newest:
+                aside = work / "checkpoint.new"
+                shutil.copyfile(stopped, aside)
+                aside.replace(work / stopped.name)
+                newest = checkpoint.epoch_of(stopped.name)
+        if self.store is not None:
+            self.store.bring_checkpoint(trial_id, work, newer_than=newest)
+        return work
 
     def publish(self, trial: Trial, result: Mapping[str, Any]) -> None:
         """Make what lies in the trial's work folder its result in one step; an earlier one goes.
 
-        The checkpoint stays with a stopped trial, which may go on from it.
+        The last checkpoint stays with a stopped trial, which may go on from it.
         """
         work = self.work(trial.trial_id)
-        if result["status"] != STOPPED:
-            (work / CHECKPOINT).unlink(missing_ok=True)
+        stopped = result["status"] == STOPPED
+        for name in ("checkpoint.new", RESULT):
+            (work / name).unlink(missing_ok=True)
         (work / TRIAL).write_text(json.dumps(trial.to_dict(), indent=2) + "\n", encoding="utf-8")
-        (work / RESULT).write_text(json.dumps(_plain(result), indent=2) + "\n", encoding="utf-8")
+        kept = checkpoint.found(work)[: 1 if stopped else 0]
+        left = {path.name for path in checkpoint.found(work)} - {path.name for path in kept}
+        files = {path.name: _sha256(path) for path in sorted(work.iterdir()) if path.name not in left}
         for path in work.iterdir():
             _sync(path)
-        final = self.folder(trial.trial_id)
+        write_json(work / RESULT, _plain({**result, FILES: files}))
+        self._place(trial.trial_id, work)
+        # Not before: a machine that dies on the way has the checkpoints to go on from.
+        for name in left:
+            (self.folder(trial.trial_id) / name).unlink()
+
+    def recover(self, trial_id: str) -> None:
+        """Finish what a process that died was just publishing."""
+        if self.result(trial_id) is None and (self.work(trial_id) / RESULT).is_file():
+            self._place(trial_id, self.work(trial_id))
+
+    def _bring(self, trial_id: str, names: Sequence[str]) -> None:
+        assert self.store is not None
+        aside = self.root / ".partial" / f"{trial_id}.fetched-{uuid4().hex[:8]}"
+        aside.mkdir(parents=True)
+        try:
+            result = self.store.get(trial_id, aside, names)
+            write_json(aside / RESULT, result)
+            self._place(trial_id, aside)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _place(self, trial_id: str, made: Path) -> None:
+        """Put a whole folder into a trial's place."""
+        final = self.folder(trial_id)
         if final.exists():
-            old = self.root / ".partial" / f"{trial.trial_id}.replaced-{os.getpid()}"
+            old = self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}"
             final.rename(old)
-            work.rename(final)
+            made.rename(final)
             shutil.rmtree(old)
         else:
-            work.rename(final)
+            made.rename(final)
 
     def publish_failure(self, trial: Trial, reason: str) -> None:
         """Make the trial's result a failure with its reason."""
@@ -135,7 +213,7 @@ class Runs:
 
     @contextmanager
     def claim(self, trial_id: str, *, wait: bool = True, kind: str = "sweep") -> Iterator[bool]:
-        """Keep all others on this machine from working on the trial meanwhile; yield whether that is so.
+        """Keep all others from working on the trial meanwhile; yield whether that is so.
 
         A sweep claims a trial while it has it run, and a trainer, as another `kind`, while it trains: so
         that a trainer whose sweep was killed is never joined by a second one. A claim ends with the process.
@@ -147,8 +225,33 @@ class Runs:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
-            else:
-                yield True
+                return
+            with (
+                nullcontext(True) if self.store is None else self.store.claim(trial_id, wait=wait) as claimed
+            ):
+                yield claimed
+
+
+def reach(result: Mapping[str, Any] | None) -> float:
+    """Return how far a result has got, in epochs; infinite at the end, and below any other without one."""
+    if result is None:
+        return -1.0
+    if result["status"] == FAILED:
+        return 0.0
+    return math.inf if result["status"] == COMPLETED else float(result["epochs"])
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file in one step, so that it is still there when the machine loses power."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    _sync(aside)
+    aside.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

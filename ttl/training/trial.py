@@ -81,10 +81,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The training of a trial up to an epoch, whence it can go on later; None is the recipe's end."""
+    """The training of a trial up to an epoch, whence it can go on later; None is the recipe's end.
+
+    Each process works on its share of a batch in so many `micro_batches`, which add up to the same gradient:
+    more of them where memory does not suffice for one.
+    """
 
     trial: Trial
     epochs: int | None = None
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a step that is none."""
@@ -101,9 +106,9 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as plain values."""
-        return {"trial": self.trial.to_dict(), "epochs": self.epochs}
+        return {"trial": self.trial.to_dict(), "epochs": self.epochs, "micro_batches": self.micro_batches}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Step":
         """Return the step that `to_dict` described."""
-        return cls(trial=Trial.from_dict(values["trial"]), epochs=values["epochs"])
+        return cls(**{**values, "trial": Trial.from_dict(values["trial"])})

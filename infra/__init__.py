@@ -1,0 +1,1 @@
+"""Running it elsewhere: a local stack to try it all, and notes for clusters."""
