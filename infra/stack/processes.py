@@ -35,7 +35,8 @@ class Processes:
         if self.alive(name) is not None:
             return
         log = self.log(name)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        for path in (log, self._record(name)):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 list(command),
@@ -65,7 +66,7 @@ class Processes:
 
     def names(self) -> list[str]:
         """Return the names of all processes that were started and not stopped."""
-        return sorted(path.stem for path in self.folder.glob("*.json"))
+        return sorted(path.stem for path in self.folder.glob("run/*.json"))
 
     def kill(self, name: str) -> None:
         """Kill a process, and what it has started, with SIGKILL: as a fault would."""
@@ -101,7 +102,7 @@ class Processes:
         return self.folder / "logs" / f"{name}.log"
 
     def _record(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
+        return self.folder / "run" / f"{name}.json"
 
 
 def run(command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, user: str | None = None) -> str:
