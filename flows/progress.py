@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -30,6 +31,20 @@ class Listener(Protocol):
 
     def finished(self, outcome: Outcome) -> None:
         """Take note of what the sweep has come to."""
+
+
+_PRESENT: ContextVar[Listener] = ContextVar("_PRESENT")
+
+
+def listen(listener: Listener) -> None:
+    """Have the flows of this context followed by a listener."""
+    # Not a variable of the flow's module: that goes with the flow to a cluster's machines, and this cannot.
+    _PRESENT.set(listener)
+
+
+def present_listener() -> Listener | None:
+    """Return who follows the flows of this context, if anybody does."""
+    return _PRESENT.get(None)
 
 
 class Log:

@@ -1,6 +1,5 @@
 """The Prefect flow `ttl-sweep`: plan, fan packs of trials out over devices or machines, aggregate, select."""
 
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,13 @@ from prefect.tasks import exponential_backoff
 
 from flows.crew import Cluster, Crew, Here
 from flows.datasets import pull
-from flows.progress import Listener, Log, heard
+from flows.progress import Listener, Log, heard, present_listener
 from ttl.errors import ServiceError
 from ttl.layout import Layout
 from ttl.params import FILE, changes_results, load_params
 from ttl.search import results
 from ttl.search.outcome import Outcome
 from ttl.sweep import Sweep
-
-LISTENER: ContextVar[Listener] = ContextVar("LISTENER")
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
 
@@ -50,7 +47,7 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     given = dict(locals())
     overrides = {name: value for name, value in given.items() if value is not None}
     params, layout = load_params(FILE, overrides), Layout(root=Path.cwd())
-    listener = LISTENER.get(None) or Log(get_run_logger())
+    listener = present_listener() or Log(get_run_logger())
     with heard(listener):
         if runtime.deployment.id:
             if layout.runs.store is None:

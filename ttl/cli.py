@@ -337,11 +337,11 @@ def _run_flow(overrides: dict[str, Any], layout: Any) -> Any:
         signal.signal(number, interrupt)
     with prefect_api(layout.logs / "prefect", layout.logs / "prefect.log"):
         # Prefect reads its settings when it is imported: after `prefect_api` has made them.
-        from flows.progress import Display
-        from flows.sweep import LISTENER, ttl_sweep
+        from flows.progress import Display, listen
+        from flows.sweep import ttl_sweep
 
         with Display(console) as display, ThreadPoolExecutor(1, "flow") as aside:
-            LISTENER.set(display)
+            listen(display)
             # Not in this thread: there Prefect would take the signals, and wait until all jobs have ended.
             context = copy_context()
             aside.submit(lambda: context.run(lambda: ttl_sweep(**overrides))).result()

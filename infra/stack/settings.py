@@ -31,7 +31,7 @@ class Settings:
 
     @classmethod
     def of(cls, folder: Path, *, free_ports: bool = False) -> "Settings":
-        """Return the settings of the stack in a folder; new ones if it has none, on the usual or on free ports."""
+        """Return the settings of the stack in a folder; if it has none, new ones, on usual or free ports."""
         folder = folder.resolve()
         path = folder / "settings.json"
         if not path.is_file():

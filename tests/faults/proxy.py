@@ -1,4 +1,4 @@
-"""A proxy in front of an HTTP server that misbehaves when told to: each fault on the wire, and real servers behind."""
+"""A proxy that misbehaves when told to: faults on the wire, in front of a real server."""
 
 import socket
 import struct
@@ -8,7 +8,10 @@ from contextlib import contextmanager, suppress
 CUT_AFTER = 3000
 """Bytes of a connection that a truncated upload lets through."""
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code>"
+    b"<Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 class Proxy:
