@@ -140,7 +140,7 @@ class Services:
         run([sys.executable, "-c", make], environment=self.environment, cwd=folder)
 
     def ray(self) -> None:
-        """Start two Ray nodes on this host, each with a processor and a `ttl_slot` that stands for a device."""
+        """Start two Ray nodes on this host, each with a core and a `ttl_slot` that stands for a device."""
         # Not the environment's own address: a head is its own.
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         environment["PYTHONPATH"] = str(PROJECT)
