@@ -48,9 +48,8 @@ def load(folder: Path, trial: Trial, device: "torch.device") -> dict[str, Any] |
                 raise ValueError(f"it is of trial {state['trial_id']}")
         except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all mended alike
             logger.warning(
-                "%s: the checkpoint of epoch %d is damaged (%s); training goes on from an earlier one, "
-                "or starts again",
-                trial.label, epoch_of(path.name), error,
+                "the checkpoint of epoch %d is damaged (%s); it goes on from the one before, or starts again",
+                epoch_of(path.name), error,
             )  # fmt: skip
         else:
             return state

@@ -11,8 +11,8 @@ import logging
 import platform
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ def run_step(
     trial = step.trial
     if accelerator.is_main_process:
         report(Event(kind="started", trial_id=trial.trial_id, epochs=step.length))
-    with runs.claim(trial.trial_id, kind="trainer") if accelerator.is_main_process else nullcontext():
+    alone = runs.claim(trial.trial_id, kind="trainer") if accelerator.is_main_process else nullcontext()
+    with alone, _warnings_told(trial.trial_id, report if accelerator.is_main_process else None):
         try:
             _train(step, datasets, runs, accelerator, report)
         except Exception as error:
@@ -120,6 +121,23 @@ def run_step(
                 )
                 report(failure)
             raise
+
+
+@contextmanager
+def _warnings_told(trial_id: str, report: Callable[[Event], None] | None) -> Iterator[None]:
+    """Have this library's warnings reported as messages on a trial."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if report is not None and record.levelno == logging.WARNING:
+                report(Event(kind="message", trial_id=trial_id, text=record.getMessage()))
+
+    handler, library = Handler(), logging.getLogger("ttl")
+    library.addHandler(handler)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
 
 
 def find_cause(error: BaseException, folder: Path) -> Cause:

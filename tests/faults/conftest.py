@@ -1,0 +1,143 @@
+"""The stack, the sweep without faults, and what must be so after each fault."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from tests.projects import Project
+from tests.services import running_stack
+from ttl.search.results import LEADERBOARD
+from ttl.training.devices import Lease, find_slots, take
+from ttl.training.store import Store
+
+SMALL = {
+    "backbones": ["resnet10t"],
+    "strategies": ["ttl"],
+    "recipe": {"base": "fast", "epochs": 10, "batch_size": 16},
+    "image_size": 96,
+}
+"""Three trials of a few seconds. Without the whole network nothing is selected, nor exported."""
+
+TRIALS, EPOCHS = 3, 10
+
+LEFT_SECONDS = 15
+"""So soon after a fault nothing is left of what it hit."""
+
+TIMES = ("train_seconds", "latency_ms")
+
+
+@pytest.fixture(scope="session")
+def stack():
+    """The services, started by `make stack`."""
+    return running_stack()
+
+
+@dataclass
+class Told:
+    """The lines that a person has read of the faults, for the table at the end."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def told():
+    """Collect what was said, fault by fault, and print it at the end."""
+    told = Told()
+    yield told
+    path = Path("results-of-faults.txt")
+    path.write_text("".join(f"{name}\t{line}\n" for name, line in told.lines))
+
+
+def leaderboard(folder):
+    """Return a project's leaderboard, without what is a time."""
+    return pl.read_csv(folder / "results" / LEADERBOARD).drop(TIMES)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stack, datasets, tmp_path_factory):
+    """The leaderboard of the sweep that no fault has met."""
+    project = Project.make(tmp_path_factory.mktemp("whole") / "project", datasets, api(stack), **SMALL)
+    _, output = project.run("sweep")
+    board = leaderboard(project.folder)
+    assert board["seeds"].to_list() == [1] * TRIALS, output
+    return board
+
+
+def api(stack):
+    """Return the variables by which a command line uses the stack's Prefect server."""
+    client = stack.settings.client()
+    return {name: client[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME")}
+
+
+@pytest.fixture
+def small(stack, datasets, tmp_path):
+    """A fresh project with the small sweep."""
+    return Project.make(tmp_path / "project", datasets, api(stack), **SMALL)
+
+
+def until(condition, seconds, what):
+    """Wait until something is so; asked again and again, it may take no more than so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"after {seconds} s: not {what}"
+        time.sleep(0.05)
+    return found
+
+
+def checkpoint_of(project, epoch):
+    """Return whether a trial of the project has got so far."""
+    return next((project.folder / "runs").glob(f".partial/*/checkpoint-{epoch:06d}-*.pt"), None)
+
+
+def trainers(folder):
+    """Return the processes that train in a folder, launchers included."""
+    return [one for one in psutil.process_iter() if _works_in(one, "ttl.training.job", str(folder))]
+
+
+def _works_in(process, *words):
+    try:
+        return all(word in " ".join(process.cmdline()) for word in words)
+    except psutil.Error:
+        return False
+
+
+def check_nothing_is_left(project):
+    """Check that no process and no lease is left of a project's sweep."""
+    until(lambda: not trainers(project.folder), LEFT_SECONDS, "all trainers have ended")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTL_DEVICES", str(project.folder / "devices"))
+        for slot in find_slots(1):
+            lease = take(slot)
+            assert isinstance(lease, Lease), lease
+            lease.release()
+
+
+def check_whole(project, undisturbed):
+    """Check that each trial has one result, that it is the undisturbed one, and nothing else is to be seen."""
+    board = leaderboard(project.folder)
+    assert board.equals(undisturbed), f"{board}\n{undisturbed}"
+    results = list((project.folder / "runs").glob("*/result.json"))
+    assert len(results) == TRIALS
+    for path in results:
+        values = json.loads(path.read_text())
+        assert values["status"] == "completed"
+        assert {one.name for one in path.parent.iterdir()} == {"result.json", *values["files"]}
+    check_nothing_is_left(project)
+
+
+def check_store(address, options=None):
+    """Check that a store has one whole result of each trial, and no claim or checkpoint any more."""
+    store = Store(address)
+    assert len(store.trials()) == TRIALS
+    for trial_id in store.trials():
+        assert store.result(trial_id)["status"] == "completed"
+        folders = [name for name in store._list(f"{store.root}/{trial_id}") if name != "result.json"]
+        assert len(folders) == 1
+    for hidden in (".claims", ".checkpoints"):
+        left = [path for path in store.files.find(f"{store.root}/{hidden}")]
+        assert not left, left
