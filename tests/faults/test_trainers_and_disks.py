@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 from conftest import (
-    EPOCHS,
     SMALL,
+    api,
     check_nothing_is_left,
     check_whole,
     checkpoint_of,
@@ -149,9 +149,7 @@ def test_a_lost_loss(small, undisturbed, told, tmp_path):
 
 def test_a_device_out_of_memory(stack, datasets, tmp_path, told):
     """With a network without batch norm: of another, a batch in parts gives another result."""
-    from conftest import api  # noqa: PLC0415
-
-    changes = {**SMALL, "backbones": ["convnext_atto"]}
+    changes = {**SMALL, "backbones": ["convnext_atto"], "recipe": {**SMALL["recipe"], "epochs": 2}}
     whole, limited = (
         Project.make(tmp_path / name, datasets, api(stack), **changes) for name in ("whole", "limited")
     )
@@ -173,6 +171,4 @@ def test_two_sweeps_at_once(small, undisturbed, told):
     processes = [small.start("sweep") for _ in range(2)]
     outputs = [finish(process) for process in processes]
     told.lines.append(("two sweeps at once", line_with("".join(outputs), "is taken: waiting for it")))
-    trained = sum(output.count("validation AUROC 0") for output in outputs)
-    assert trained >= 4
     check_whole(small, undisturbed)

@@ -38,7 +38,7 @@ LEASE = 10.0
 
 RESULT, AT = "result.json", "at"
 
-_HARDLY = {"connect_timeout": 10, "read_timeout": 20, "retries": {"max_attempts": 1}}
+_HARDLY = {"connect_timeout": 10, "read_timeout": 15, "retries": {"total_max_attempts": 1}}
 """botocore's own patience: ours is longer, and says what it waits for."""
 
 T = TypeVar("T")
@@ -65,6 +65,9 @@ class Store:
         self.patience = waiting() if patience is None else patience
         self.lease = seconds(LEASE_VARIABLE, LEASE) if lease is None else lease
         self.local = "file" in self.files.protocol
+        if hasattr(self.files, "retries"):
+            # s3fs's own patience, as botocore's.
+            self.files.retries = 1
         self.watched: dict[str, _Watch] = {}
         self.silent_since: float | None = None
         self.lock = threading.Lock()

@@ -1,0 +1,80 @@
+"""Faults of S3, on the wire in front of a real server: 503, resets, silence, uploads cut short."""
+
+import time
+
+import pytest
+from conftest import SMALL, api, check_store, check_whole, leaderboard, until
+from proxy import Proxy
+
+from tests.projects import Project
+from ttl.training.store import Store
+
+HELD_SECONDS = {"busy": 8, "reset": 8, "silent": 30, "truncate": 8}
+
+SAID = {
+    "busy": "Please reduce your request rate",
+    "reset": "does not answer",
+    "silent": "does not answer",
+    "truncate": "does not answer",
+}
+
+
+@pytest.fixture
+def bucket(stack, monkeypatch):
+    """Reach the stack's S3 server."""
+    for name, value in stack.settings.client().items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def address(bucket, request):
+    """A prefix of its own, which is empty in the end."""
+    name = f"s3://ttl/faults/{request.node.callspec.id if hasattr(request.node, 'callspec') else 'x'}"
+    yield name
+    store = Store(name)
+    if store.files.exists(store.root):
+        store.files.rm(store.root, recursive=True)
+
+
+@pytest.mark.parametrize("kind", list(HELD_SECONDS))
+def test_storage_that_fails_for_a_while(kind, stack, undisturbed, small, address, told):
+    with Proxy(("127.0.0.1", stack.settings.ports["s3"])) as proxy:
+        own = stack.settings.client() | {"AWS_ENDPOINT_URL_S3": proxy.address, "TTL_STORE": address}
+        small.environment.update(
+            {name: own[name] for name in own if name.startswith("AWS_")}, TTL_STORE=address
+        )
+        process = small.start("sweep")
+        # Amid the training: the first checkpoint is on its way, or there.
+        until(lambda: next((small.folder / "runs").glob(".partial/*/checkpoint-*.pt"), None), 90, "training")
+        with proxy.fault(kind):
+            began = time.monotonic()
+            proxy.wait_met(1, 60)
+            until(lambda: time.monotonic() - began > HELD_SECONDS[kind], 60, "long enough")
+        output, _ = process.communicate(timeout=200)
+    told.lines += [(f"S3: {kind}", line) for line in output.splitlines() if "answer" in line]
+    assert SAID[kind] in output
+    assert "answers again after" in output
+    assert output.count("does not answer") == output.count("answers again after")
+    check_whole(small, undisturbed)
+    check_store(address)
+
+
+def test_two_machines_with_the_same_trials(stack, datasets, undisturbed, bucket, address, tmp_path, told):
+    """Two folders, which share nothing but the store."""
+    client = stack.settings.client()
+    own = (
+        api(stack)
+        | {name: client[name] for name in client if name.startswith("AWS_")}
+        | {"TTL_STORE": address}
+    )
+    machines = [Project.make(tmp_path / name, datasets, dict(own), **SMALL) for name in ("one", "other")]
+    processes = [machine.start("sweep", "--slots", "1") for machine in machines]
+    outputs = [process.communicate(timeout=250)[0] for process in processes]
+    told.lines.append(("two machines, one store", " | ".join(outputs[0].splitlines()[:2])))
+    for machine in machines:
+        assert leaderboard(machine.folder).equals(undisturbed)
+    check_store(address)
+    # A result has one training's times, and both machines have the same.
+    files = [sorted((machine.folder / "runs").glob("*/result.json")) for machine in machines]
+    assert [path.read_text() for path in files[0]] == [path.read_text() for path in files[1]]
