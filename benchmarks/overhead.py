@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks.data import make_dataset
 from ttl.search.results import TRIALS_SCHEMA, leaderboard, read_trials
-from ttl.training.launch import find_slots
+from ttl.training.devices import MOST_CPU_SLOTS, find_slots
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ def main(
     rows: Annotated[int, typer.Option(help="Of the large table.")] = 1_000_000,
 ) -> None:
     """Print the figures."""
-    slots = len(find_slots(1))
+    slots = min(len(find_slots(1)), MOST_CPU_SLOTS)
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
         make_dataset(project / "data" / "packed" / "noise", images=images, size=32)

@@ -17,10 +17,11 @@ from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.names import FULL
 from ttl.models.weights import IMAGENET
-from ttl.training.launch import Worker, find_slots
+from ttl.training.devices import find_slots
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
 from ttl.training.trial import Step, Trial
+from ttl.training.worker import Worker
 
 
 def main(

@@ -1,10 +1,7 @@
 """Who runs packs of steps: this machine's devices, or a Ray cluster's. A pack is one Prefect task."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self
@@ -13,23 +10,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows.datasets import make_available
 from flows.progress import Listener
-from ttl.errors import ServiceError, TrialError
+from ttl.errors import TrialError
 from ttl.layout import Layout
-from ttl.training.devices import Taken, find_slots, take
-from ttl.training.events import ENDS, Event
-from ttl.training.runs import Runs
+from ttl.training.devices import MOST_CPU_SLOTS, Taken, find_slots, take
 from ttl.training.trial import Step
-from ttl.training.worker import STOPPING, Worker
+from ttl.training.worker import Worker
 
 Pack = list[Step]
 
 LOOK_SECONDS = 1.0
 """So often a device that others use, or a cluster that has lost a machine, is looked at again."""
-
-MOST_CRASHES = 3
-"""So many packs in a row may be lost with the machine that ran them."""
 
 
 class Crew(ABC):
@@ -91,8 +82,9 @@ class Here(Crew):
         self, layout: Layout, listener: Listener, *, processes: int, limit: int | None, wait: bool
     ) -> None:
         super().__init__()
-        self.layout, self.listener, self.limit, self.wait = layout, listener, limit, wait
+        self.layout, self.listener, self.wait = layout, listener, wait
         self.free = list(find_slots(processes))
+        self.limit = limit or (len(self.free) if self.free[0].cuda else MOST_CPU_SLOTS)
         self.workers: list[Worker] = []
         self.busy: dict[Any, Worker] = {}
         self.seen: set[str] = set()
@@ -132,14 +124,14 @@ class Here(Crew):
     def _lease(self) -> None:
         have = len(self.workers) + len(self.busy)
         for slot in list(self.free):
-            if self.limit is not None and have >= self.limit:
+            if have >= self.limit:
                 return
             lease = take(slot)
             if isinstance(lease, Taken):
                 self.last = f"{slot.name} by {lease.by}"
-                if self.wait and self.last not in self.seen:
-                    self.listener.said(f"{self.last} is taken: waiting for it")
-                self.seen.add(self.last)
+                if self.wait and slot.name not in self.seen:
+                    self.listener.said(f"{slot.name} is taken by {lease.by}: waiting for it")
+                self.seen.add(slot.name)
                 if not self.wait:
                     self.free.remove(slot)
                 continue
@@ -147,125 +139,6 @@ class Here(Crew):
             worker = Worker(slot, self.layout.runs, self.layout.datasets, lease)
             self.workers.append(worker)
             have += 1
-
-
-class Cluster(Crew):
-    """A Ray cluster that is up: Ray finds each pack the devices it asks for, all on one of its machines."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        listener: Listener,
-        *,
-        processes: int,
-        limit: int | None,
-        resource: str,
-        revisions: dict[str, str],
-    ) -> None:
-        super().__init__()
-        self.layout, self.listener, self.processes, self.limit = layout, listener, processes, limit
-        self.resource, self.revisions = resource, revisions
-        self.crashes = 0
-
-    def __enter__(self) -> Self:
-        """Join the cluster that RAY_ADDRESS names, or that runs on this machine."""
-        if not os.environ.get("PREFECT_API_URL"):
-            raise ServiceError(
-                "executor ray needs a Prefect server that the cluster's machines reach: set PREFECT_API_URL"
-            )
-        try:
-            # It takes seconds to import, is installed by those who need it alone.
-            import ray  # noqa: PLC0415
-            from prefect_ray.task_runners import RayTaskRunner  # noqa: PLC0415
-        except ImportError as error:
-            raise ServiceError("executor ray needs more packages: install ttl[ray]") from error
-        address = os.environ.get("RAY_ADDRESS", "auto")
-        environment = {"working_dir": str(self.layout.root), "excludes": NOT_CARRIED}
-        try:
-            ray.init(address=address, namespace="ttl", runtime_env=environment, log_to_driver=False)
-        except ConnectionError as error:
-            raise ServiceError(
-                f"no Ray cluster answers at {address} ({error}); start one (infra/), or set RAY_ADDRESS"
-            ) from error
-        self.ray: Any = ray
-        self.runner: Any = RayTaskRunner()
-        self.runner.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Cancel what still runs, and leave the cluster."""
-        for future in self.running:
-            self.ray.cancel(future.wrapped_future, force=True)
-        self.runner.__exit__(kind, error, trace)
-        self.ray.shutdown()
-
-    def places(self) -> tuple[str, ...]:
-        """Return as many names as jobs fit on the cluster's machines as they are now."""
-        names = [
-            f"{node['NodeManagerHostname']} {node['NodeID'][:6]}"
-            for node in self.ray.nodes()
-            if node["Alive"]
-            for _ in range(int(node["Resources"].get(self._asked_for(), 0)) // self.processes)
-        ]
-        return tuple(names[: self.limit])
-
-    def start(self, pack: Pack) -> None:
-        """Have a pack run wherever there is room."""
-        from prefect_ray.context import remote_options  # noqa: PLC0415
-
-        asked = self._asked_for()
-        need: dict[str, Any] = (
-            {"num_gpus": self.processes} if asked == "GPU" else {"resources": {asked: self.processes}}
-        )
-        shared = None if self.layout.runs.store else str(self.layout.root.resolve())
-        parameters = {
-            "title": title(pack),
-            "steps": [step.to_dict() for step in pack],
-            "revisions": {step.trial.dataset: self.revisions[step.trial.dataset] for step in pack},
-            "shared": shared,
-        }
-        # What is lost with a machine is handed out anew by the sweep: that knows what of it was done.
-        with remote_options(num_cpus=0, max_retries=0, **need):
-            self._follow(self.runner.submit(task=run_pack_elsewhere, parameters=parameters), pack)
-
-    def collect(self, future: Any) -> bool:
-        """Take note of a pack that has ended, on a machine that may have gone."""
-        future.wait()
-        if future.state.is_crashed():
-            self.crashes += 1
-            text = " ".join(str(future.state.message).split())[:200]
-            if self.crashes > MOST_CRASHES:
-                raise ServiceError(
-                    f"{self.crashes} packs in a row were lost with the machine they ran on: {text}"
-                )
-            self.listener.said(f"a machine of the cluster was lost, its trials go to another ({text})")
-            return False
-        self.crashes = 0
-        for place, event in future.result():
-            self.listener.happened(place, Event(**event))
-        return True
-
-    def _asked_for(self) -> str:
-        """Return `GPU` where the cluster has any, else the resource that stands for a device."""
-        total = self.ray.cluster_resources()
-        return "GPU" if total.get("GPU", 0) else self.resource
-
-
-NOT_CARRIED = [
-    "/data",
-    "/runs",
-    "/results",
-    "/models",
-    "/reports",
-    "/logs",
-    "/.venv",
-    "/.git",
-    "/.dvc/cache",
-    "/.stack",
-]
-"""What of the project's folder does not go to the machines of a cluster."""
 
 
 def title(pack: Sequence[Step]) -> str:
@@ -277,43 +150,3 @@ def title(pack: Sequence[Step]) -> str:
 def run_pack(title: str, steps: Pack, worker: Worker, listener: Listener) -> None:
     """Run a pack of steps on a worker of this process."""
     worker.run(steps, lambda event: listener.happened(worker.slot.name, event))
-
-
-@task(name="pack", task_run_name="{title}", cache_policy=NO_CACHE, persist_result=False)
-def run_pack_elsewhere(
-    title: str, steps: list[dict[str, Any]], revisions: dict[str, str], shared: str | None
-) -> list[tuple[str, dict[str, Any]]]:
-    """Run a pack of steps on the machine of a cluster that this is; return what happened, and where.
-
-    Without a store the results go to the project's folder `shared`, which all machines must see.
-    """
-    pack = [Step.from_dict(step) for step in steps]
-    layout = Layout(root=Path(shared) if shared else Path.cwd())
-    if shared and not layout.root.is_dir():
-        raise ServiceError(
-            f"this machine does not see {shared}, and TTL_STORE is not set: without a store for the results, "
-            "all machines of the cluster must share the project's folder"
-        )
-    make_available(layout, revisions)
-    happened: list[tuple[str, dict[str, Any]]] = []
-    slot, lease = _any_slot(pack[0].trial.processes)
-
-    def on_event(event: Event) -> None:
-        if event.kind in (*ENDS, "message"):
-            happened.append((slot.name, asdict(event)))
-
-    runs = Runs(layout.runs.root, layout.runs.store)
-    with Worker(slot, runs, layout.datasets, lease) as worker:
-        worker.run(pack, on_event)
-    return happened
-
-
-def _any_slot(processes: int) -> tuple[Any, Any]:
-    """Return a slot of this machine with its lease, as soon as one is free."""
-    while True:
-        for slot in find_slots(processes):
-            lease = take(slot)
-            if not isinstance(lease, Taken):
-                return slot, lease
-        if STOPPING.wait(LOOK_SECONDS):
-            raise TrialError("the sweep was stopped")

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
-from flows.crew import Cluster, Crew, Here
+from flows.crew import Crew, Here
 from flows.datasets import pull
 from flows.progress import Listener, Log, heard, present_listener
 from ttl.errors import ServiceError
@@ -98,6 +98,8 @@ def make_crew(sweep: Sweep, listener: Listener) -> Crew:
     """Return who runs the sweep's packs, as its settings say."""
     wanted, layout = sweep.params.sweep, sweep.layout
     if wanted.executor == "ray":
+        from flows.cluster import Cluster  # noqa: PLC0415 - for those with a cluster alone
+
         return Cluster(
             layout,
             listener,

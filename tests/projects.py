@@ -23,7 +23,7 @@ SWEEP = {
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with `params.yaml` and a packed dataset, `toy`; `environment` is added to the command line's."""
+    """A folder with `params.yaml` and a packed dataset, `toy`. `environment` is added to the one it has."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)

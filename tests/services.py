@@ -1,12 +1,19 @@
 """The stack of services that integration tests need, as `make stack` has started it."""
 
+import asyncio
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.stack.settings import PROJECT
 from infra.stack.stack import ORDER, Stack
+from tests.projects import ROOT
 
 FOLDER = Path(os.environ.get("TTL_STACK") or PROJECT / ".stack")
 
@@ -19,3 +26,93 @@ def running_stack() -> Stack:
     if ended := [name for name in ORDER if stack.processes.alive(name) is None]:
         pytest.skip(f"needs the local stack, of which {', '.join(ended)} does not run: make stack")
     return stack
+
+
+def until(condition, seconds, what):
+    """Wait until something is so; asked again and again, it may take no more than so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"after {seconds} s: not {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Deployment:
+    """Runs `ttl-sweep/default` and looks at it, each time through Prefect's own client."""
+
+    def __init__(self, stack, store):
+        self.stack, self.store = stack, store
+        self.run_id = ""
+
+    def start(self, **parameters):
+        """Start a run with these parameters."""
+        self.run_id = self.call("start", json.dumps(parameters))
+
+    def call(self, what, *arguments):
+        # In a process of its own: the server goes away in these tests, and Prefect keeps connections.
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.services", what, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            cwd=ROOT,
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def state(self):
+        return self.call("state", self.run_id)
+
+    def logs(self):
+        return self.call("logs", self.run_id)
+
+    def training(self):
+        """Return whether a trial's first epoch is over."""
+        return bool(self.store._list(f"{self.store.root}/.checkpoints"))
+
+    def engine(self):
+        """Return the flow's process."""
+        return next(one for one in psutil.process_iter() if "prefect.engine" in " ".join(_words(one)))
+
+    def ends(self, *states, seconds=180):
+        return until(lambda: (found := self.state()) in states and found, seconds, f"the run is {states}")
+
+
+def _words(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def left():
+    """Return the processes of runs that there still are."""
+    return [
+        one
+        for one in psutil.process_iter()
+        if any(word in " ".join(_words(one)) for word in ("prefect.engine", "ttl.training.job"))
+    ]
+
+
+async def _client(what, *arguments):
+    from prefect import get_client  # noqa: PLC0415
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId  # noqa: PLC0415
+    from prefect.states import Cancelling  # noqa: PLC0415
+
+    async with get_client() as client:
+        if what == "start":
+            made = await client.read_deployment_by_name("ttl-sweep/default")
+            run = await client.create_flow_run_from_deployment(made.id, parameters=json.loads(arguments[0]))
+            return str(run.id)
+        if what == "state":
+            return (await client.read_flow_run(arguments[0])).state.name
+        if what == "cancel":
+            await client.set_flow_run_state(arguments[0], Cancelling(), force=False)
+            return "cancelling"
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[arguments[0]]))
+        return "\n".join(log.message for log in await client.read_logs(wanted))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    print(asyncio.run(_client(*sys.argv[1:])))  # noqa: T201

@@ -31,6 +31,14 @@ RAY = ("ray-head", "ray-node")
 
 START_SECONDS = 90
 
+_RAY_ON_LOOPBACK = """
+import ray._private.services as services
+services.get_node_ip_address = lambda address=None: "127.0.0.1"
+from ray.scripts.scripts import main
+main()
+"""
+"""Ray looks for an address that other hosts can reach, also when told to use 127.0.0.1."""
+
 
 def install_packages() -> None:
     """Install what is missing from Debian's packages. Raises `ServiceError` where only root could."""
@@ -142,9 +150,9 @@ class Services:
     def ray(self) -> None:
         """Start two Ray nodes on this host, each with a core and a `ttl_slot` that stands for a device."""
         # Not the environment's own address: a head is its own.
-        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        environment = {name: value for name, value in self.environment.items() if not name.startswith("RAY_")}
         environment["PYTHONPATH"] = str(PROJECT)
-        ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+        ray = [sys.executable, "-c", _RAY_ON_LOOPBACK, "start", "--block", "--disable-usage-stats"]
         each = ["--num-cpus=1", '--resources={"ttl_slot": 1}', "--object-store-memory=100000000"]
         each += ["--node-ip-address=127.0.0.1"]
         head = [*ray, "--head", f"--port={self.ports['ray']}", "--include-dashboard=false", *each]

@@ -70,6 +70,8 @@ class Settings:
             "TTL_STORE": "s3://ttl/runs",
             "TTL_REPOSITORY": f"file://{self.repository}",
             "RAY_ADDRESS": f"127.0.0.1:{self.ports['ray']}",
+            # What keeps Ray to 127.0.0.1, whatever the system.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
 
     def environment(self) -> dict[str, str]:

@@ -1,16 +1,14 @@
 """The stack, the sweep without faults, and what must be so after each fault."""
 
 import json
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import polars as pl
 import psutil
 import pytest
 
 from tests.projects import Project
-from tests.services import running_stack
+from tests.services import running_stack, until
 from ttl.search.results import LEADERBOARD
 from ttl.training.devices import Lease, find_slots, take
 from ttl.training.store import Store
@@ -39,18 +37,26 @@ def stack():
 
 @dataclass
 class Told:
-    """The lines that a person has read of the faults, for the table at the end."""
+    """What a person has read of each fault, for the table at the end."""
 
     lines: list[tuple[str, str]] = field(default_factory=list)
 
 
+TOLD = pytest.StashKey[Told]()
+
+
 @pytest.fixture(scope="session")
-def told():
-    """Collect what was said, fault by fault, and print it at the end."""
-    told = Told()
-    yield told
-    path = Path("results-of-faults.txt")
-    path.write_text("".join(f"{name}\t{line}\n" for name, line in told.lines))
+def told(pytestconfig):
+    """Collect what was said, fault by fault."""
+    return pytestconfig.stash.setdefault(TOLD, Told())
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what was said."""
+    if told := config.stash.get(TOLD, None):
+        terminalreporter.section("faults, and what was said of them")
+        for name, line in told.lines:
+            terminalreporter.line(f"{name:30} {line[:170]}")
 
 
 def leaderboard(folder):
@@ -78,15 +84,6 @@ def api(stack):
 def small(stack, datasets, tmp_path):
     """A fresh project with the small sweep."""
     return Project.make(tmp_path / "project", datasets, api(stack), **SMALL)
-
-
-def until(condition, seconds, what):
-    """Wait until something is so; asked again and again, it may take no more than so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"after {seconds} s: not {what}"
-        time.sleep(0.05)
-    return found
 
 
 def checkpoint_of(project, epoch):
@@ -118,7 +115,7 @@ def check_nothing_is_left(project):
 
 
 def check_whole(project, undisturbed):
-    """Check that each trial has one result, that it is the undisturbed one, and nothing else is to be seen."""
+    """Check that each trial has one result, the undisturbed one, and nothing else is to be seen."""
     board = leaderboard(project.folder)
     assert board.equals(undisturbed), f"{board}\n{undisturbed}"
     results = list((project.folder / "runs").glob("*/result.json"))
@@ -139,5 +136,5 @@ def check_store(address, options=None):
         folders = [name for name in store._list(f"{store.root}/{trial_id}") if name != "result.json"]
         assert len(folders) == 1
     for hidden in (".claims", ".checkpoints"):
-        left = [path for path in store.files.find(f"{store.root}/{hidden}")]
+        left = list(store.files.find(f"{store.root}/{hidden}"))
         assert not left, left

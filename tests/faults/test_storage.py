@@ -3,10 +3,11 @@
 import time
 
 import pytest
-from conftest import SMALL, api, check_store, check_whole, leaderboard, until
+from conftest import SMALL, api, check_store, check_whole, leaderboard
 from proxy import Proxy
 
 from tests.projects import Project
+from tests.services import until
 from ttl.training.store import Store
 
 HELD_SECONDS = {"busy": 8, "reset": 8, "silent": 30, "truncate": 8}

@@ -1,4 +1,4 @@
-"""Faults of one machine: killed processes, a full disk, damaged files, a device's memory, two sweeps at once."""
+"""Faults of one machine: killed processes, a full disk, damage, a device's memory, two sweeps at once."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from conftest import (
     checkpoint_of,
     leaderboard,
     trainers,
-    until,
 )
 
 from tests.projects import ROOT, Project
+from tests.services import until
 
 LOST_LOSS = """
 import os, sys
@@ -54,6 +54,13 @@ if "ttl.training.job" in " ".join(sys.orig_argv):
 def finish(process):
     output, _ = process.communicate(timeout=200)
     return output
+
+
+def fill(path):
+    """Write until there is no room."""
+    with path.open("wb", buffering=0) as file:
+        while file.write(b"0" * (1 << 16)):
+            pass
 
 
 def line_with(output, words):
@@ -105,10 +112,8 @@ def test_a_full_disk(small, undisturbed, told):
         process = small.start("sweep")
         until(lambda: checkpoint_of(small, 1), 90, "a trial is in its second epoch")
         ballast = runs / "ballast"
-        with ballast.open("wb") as file, pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(b"0" * (1 << 16))
-                file.flush()
+        with pytest.raises(OSError, match="No space left"):
+            fill(ballast)
         lines = []
         for line in process.stdout:
             lines.append(line)
@@ -170,5 +175,5 @@ def test_a_device_out_of_memory(stack, datasets, tmp_path, told):
 def test_two_sweeps_at_once(small, undisturbed, told):
     processes = [small.start("sweep") for _ in range(2)]
     outputs = [finish(process) for process in processes]
-    told.lines.append(("two sweeps at once", line_with("".join(outputs), "is taken: waiting for it")))
+    told.lines.append(("two sweeps at once", line_with("".join(outputs), "waiting for it")))
     check_whole(small, undisturbed)

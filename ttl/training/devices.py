@@ -5,26 +5,31 @@ hold it, however they end. It holds among processes that see the same folder of 
 `ttl-devices` in the folder for temporary files.
 """
 
+import errno
 import fcntl
+import json
 import logging
 import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from ttl.errors import ServiceError, TrialError
+from ttl.training.gpus import command_of, cuda_devices, gpu_keys, printable, stranger
 
 logger = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "TTL_DEVICES"
-LARGEST_CPU_SLOTS = 8
+
+MOST_CPU_SLOTS = 8
+"""So many cores of a machine without GPUs a sweep takes, if it is not told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +70,9 @@ class Lease:
 
     def release(self) -> None:
         """Let go of the devices; whoever was given the descriptors keeps them."""
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = ()
+        fds, self.fds = self.fds, ()
+        for fd in fds:
+            _let_go(fd)
 
 
 def find_slots(processes: int, limit: int | None = None) -> tuple[Slot, ...]:
@@ -76,12 +81,12 @@ def find_slots(processes: int, limit: int | None = None) -> tuple[Slot, ...]:
     Each process on the CPU has one thread: many small trials side by side make better use of cores than one
     spread over all, and the same number of threads gives the same result. `limit` takes no more than so many.
     """
-    devices = _cuda_devices()
+    devices = cuda_devices()
     if devices:
         count = len(devices) // processes
         if count == 0:
             raise TrialError(f"a job wants {processes} processes, and this machine has {len(devices)} GPUs")
-        keys = _gpu_keys(devices)
+        keys = gpu_keys(devices)
         groups = [range(i * processes, (i + 1) * processes) for i in range(count)]
         slots = tuple(
             Slot(
@@ -94,7 +99,7 @@ def find_slots(processes: int, limit: int | None = None) -> tuple[Slot, ...]:
         )
     else:
         cores = _cores()
-        count = max(1, min(len(cores) // processes, LARGEST_CPU_SLOTS))
+        count = max(1, len(cores) // processes)
         slots = tuple(
             Slot(
                 name=f"cpu {i}",
@@ -112,131 +117,124 @@ def take(slot: Slot) -> Lease | Taken:
     A GPU that another's process computes on is taken too. Cores are shared by the operating system: of them,
     leases alone count. Raises `ServiceError` if the folder of locks cannot be used.
     """
-    fds: list[int] = []
-    for key in sorted(slot.keys):
-        fd = _open(key)
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or Path(tempfile.gettempdir()) / "ttl-devices")
+    with ExitStack() as undo:
+        fds: list[int] = []
+        path = folder
+        try:
+            fds.append(_keep(folder))
+            undo.callback(_let_go, fds[0])
+            for key in sorted(set(slot.keys)):
+                path = folder / key.replace("/", "-")
+                fd, locked = _lock(path)
+                undo.callback(_let_go if locked else os.close, fd)
+                if not locked:
+                    return Taken(slot, _holder(fd))
+                fds.append(fd)
+                _sign(fd)
+        except OSError as error:
+            raise ServiceError(
+                f"the lock {path} cannot be taken ({error.strerror}); name a folder that all users of this "
+                f"machine's devices can write to in {FOLDER_VARIABLE}"
+            ) from error
+        if by := stranger(slot.keys):
+            return Taken(slot, by)
+        undo.pop_all()
+        return Lease(fds)
+
+
+def _keep(folder: Path) -> int:
+    """Return the folder of locks, opened; it is made if need be.
+
+    Its own lock keeps those who clean /tmp from it: systemd before 254 deletes files in it that are locked.
+    """
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        # For all users; each can remove his own files alone.
+        folder.chmod(0o1777)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return fd
+
+
+def _lock(path: Path) -> tuple[int, bool]:
+    """Open the file that stands for a device; return it, and whether it could be locked.
+
+    It is never removed: two could then hold `the same` lock.
+    """
+    while True:
+        fd = _open(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Others may have removed it all the same.
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd, True
         except BlockingIOError:
-            by = _holder(fd)
+            return fd, False
+        except FileNotFoundError:
+            pass
+        except OSError:
             os.close(fd)
-            Lease(fds).release()
-            return Taken(slot, by)
-        fds.append(fd)
-        _sign(fd)
-    if by := _stranger(slot.keys):
-        Lease(fds).release()
-        return Taken(slot, by)
-    return Lease(fds)
+            raise
+        os.close(fd)
 
 
-def _open(key: str) -> int:
-    """Open the file that stands for a device. It is never removed: two could then hold `the same` lock."""
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or Path(tempfile.gettempdir()) / "ttl-devices")
-    path = folder / key.replace("/", "-")
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            # For all users; each can remove his own files alone.
-            folder.chmod(0o1777)
-        for _ in range(2):
-            try:
-                # Not created where it exists: Linux refuses that for another user's file in such a folder.
-                return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except FileNotFoundError:
-                try:
-                    created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
-                except FileExistsError:
-                    continue
-                os.fchmod(created, stat.S_IMODE(0o666))
-                return created
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise ServiceError(
-            f"the lock {path} cannot be opened ({error.strerror}); name a folder that all users of this "
-            f"machine's devices can write to in {FOLDER_VARIABLE}"
-        ) from error
+        # Not created where it exists: Linux refuses that for another user's file in such a folder.
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        try:
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return _open(path)
+        os.fchmod(fd, 0o666)
+    found = os.fstat(fd)
+    # It is written to: it must not be another name of something else.
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file of one name")
+    return fd
 
 
 def _sign(fd: int) -> None:
     """Say in a lock's file who holds it."""
-    started = time.strftime("%H:%M")
+    note = {"pid": os.getpid(), "what": command_of(os.getpid()), "since": time.time()}
     os.truncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()} {_command(psutil.Process())}, since {started}".encode(), 0)
+    # It is only for those who wait: a full disk is no reason not to lease.
+    with suppress(OSError):
+        os.pwrite(fd, json.dumps(note, ensure_ascii=False).encode(), 0)
+
+
+def _let_go(fd: int) -> None:
+    # The next holder must not be taken for this one before it has signed. A folder cannot be emptied.
+    with suppress(OSError):
+        os.truncate(fd, 0)
+    os.close(fd)
 
 
 def _holder(fd: int) -> str:
-    """Return who holds a lock: its file says so, unless that process has gone and left it to another."""
-    pid, _, what = os.pread(fd, 1000, 0).decode(errors="replace").partition(" ")
-    if pid.isdecimal() and psutil.pid_exists(int(pid)):
-        return f"process {pid} ({what})"
-    return "a process that has inherited it"
-
-
-def _stranger(keys: Sequence[str]) -> str:
-    """Return which other's process computes on one of these GPUs; nothing if none does, or none is a GPU."""
-    uuids = [key for key in keys if not key.startswith("cpu-")]
-    if not uuids:
-        return ""
-    own = {process.pid for process in psutil.Process().children(recursive=True)} | {os.getpid()}
-    with _nvml() as nvml:
-        if nvml is None:
-            return ""
-        for uuid in uuids:
-            try:
-                found = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
-            except nvml.NVMLError as error:
-                # It still has our own lock.
-                logger.warning("whether others use %s cannot be seen: %s", uuid, error)
-                continue
-            for one in found:
-                if one.pid not in own:
-                    command = _command(psutil.Process(one.pid)) if psutil.pid_exists(one.pid) else "not seen"
-                    return f"process {one.pid} ({command}, {(one.usedGpuMemory or 0) / 1e9:.1f} GB)"
-    return ""
-
-
-def _gpu_keys(devices: Sequence[str]) -> tuple[str, ...]:
-    """Return the UUIDs of CUDA devices; a name as it is where it cannot be looked up."""
-    if all(name.startswith(("GPU-", "MIG-")) for name in devices):
-        return tuple(devices)
-    import torch  # noqa: PLC0415 - it takes seconds to import, and a finished sweep needs none of it
-
-    # CUDA's order of devices need not be the driver's: only CUDA knows which one it calls 0.
-    if torch.cuda.device_count() != len(devices):
-        return tuple(f"gpu-{name}" for name in devices)
-    found = [str(torch.cuda.get_device_properties(i).uuid) for i in range(len(devices))]
-    return tuple(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in found)
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """Give NVIDIA's management library, None where there is none."""
-    import pynvml  # noqa: PLC0415 - for machines with GPUs alone
-
+    """Return who holds a lock, by what its file says: anybody may have written that."""
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        logger.warning("whether others use this machine's GPUs cannot be seen: %s", error)
-        yield None
-        return
+        note = json.loads(os.pread(fd, 600, 0))
+        pid, since = int(note["pid"]), datetime.fromtimestamp(note["since"])
+        day = "" if since.date() == datetime.now().date() else "%Y-%m-%d "
+        what = f"({printable(str(note['what']))}, since {since.strftime(day + '%H:%M')})"
+        alive = _is_alive(pid, note["since"])
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return "another process"
+    return f"process {pid} {what}" if alive else f"a process that has inherited it {what}"
+
+
+def _is_alive(pid: int, since: float) -> bool:
     try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _cuda_devices() -> tuple[str, ...]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        named = [name.strip() for name in visible.split(",")]
-        # As CUDA reads it: nothing counts from the first entry that names no device.
-        end = next((i for i, name in enumerate(named) if name in ("", "-1", "NoDevFiles")), len(named))
-        return tuple(named[:end])
-    import torch  # noqa: PLC0415 - it takes seconds to import, and a finished sweep needs none of it
-
-    return tuple(map(str, range(torch.cuda.device_count())))
+        process = psutil.Process(pid)
+        # One that began later only has the same number; when it began is known to the second.
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + 2
+    except psutil.Error as error:
+        return isinstance(error, psutil.AccessDenied)
 
 
 def _cores() -> list[int]:
@@ -245,12 +243,3 @@ def _cores() -> list[int]:
     if hasattr(process, "cpu_affinity"):
         return sorted(process.cpu_affinity())
     return list(range(os.cpu_count() or 1))
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return "not seen"
-    names = [word.rpartition("/")[2] for word in words[:4]]
-    return " ".join(names)[:80]
