@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install demo test stack stack-down check bench lock clean
+.PHONY: help install demo test test-integration test-faults stack stack-down check bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ demo: install ## the whole pipeline on synthetic images: prepare, sweep, select,
 
 test: install ## the tests, on two cores
 	python -m pytest --numprocesses 2 --dist worksteal
+
+test-integration: install ## what needs the services: make stack first
+	python -m pytest tests/integration
+
+test-faults: install ## faults injected into sweeps, one at a time: make stack first
+	python -m pytest tests/faults
 
 stack: install ## PostgreSQL, Prefect, S3, Ray and a worker on 127.0.0.1, without Docker
 	python -m infra.stack up

@@ -70,7 +70,13 @@ class Cluster(Crew):
         address = os.environ.get("RAY_ADDRESS", "auto")
         environment = {"working_dir": str(self.layout.root), "excludes": NOT_CARRIED}
         try:
-            ray.init(address=address, namespace="ttl", runtime_env=environment, log_to_driver=False)
+            ray.init(
+                address=address,
+                namespace="ttl",
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
         except ConnectionError as error:
             raise ServiceError(
                 f"no Ray cluster answers at {address} ({error}); start one (infra/), or set RAY_ADDRESS"

@@ -181,13 +181,15 @@ class Display:
                 return
             self.done += 1
             self.progress.update(self.total, completed=self.done)
-            seconds = time.monotonic() - self.started.get(event.trial_id, time.monotonic())
+            began = self.started.get(event.trial_id)
+            # Of a trial elsewhere, or done before, only the end is heard.
+            took = "" if began is None else f"  {time.monotonic() - began:.0f} s"
             place = f"[{self.done:>{len(str(self.asked))}}/{self.asked}]"
             if event.kind == "failed":
                 what = f"failed: {event.text}"
             else:
                 so_far = f" after {event.epoch} epochs" if event.kind == "stopped" else ""
-                what = f"validation AUROC {event.val_auroc:.4f}{so_far}  {seconds:.0f} s"
+                what = f"validation AUROC {event.val_auroc:.4f}{so_far}{took}"
             style = "red" if event.kind == "failed" else None
             self.console.print(
                 f"{place} {trial.label}  {what}", style=style, highlight=False, markup=False, soft_wrap=True

@@ -19,6 +19,9 @@ from ttl.search import results
 from ttl.search.outcome import Outcome
 from ttl.sweep import Sweep
 
+MOST_STARTS = 6
+"""So often a deployment's run may be started, once for each crash before: then something else is wrong."""
+
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
 
 
@@ -50,6 +53,8 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     listener = present_listener() or Log(get_run_logger())
     with heard(listener):
         if runtime.deployment.id:
+            if runtime.flow_run.run_count > MOST_STARTS:
+                raise ServiceError(f"the run has crashed {MOST_STARTS} times; see its logs, and the worker's")
             if layout.runs.store is None:
                 raise ServiceError(
                     "TTL_STORE is not set on this worker: its folder goes with the run, and the results with "

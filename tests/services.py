@@ -96,7 +96,12 @@ def left():
 
 async def _client(what, *arguments):
     from prefect import get_client  # noqa: PLC0415
-    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId  # noqa: PLC0415
+    from prefect.client.schemas.filters import (  # noqa: PLC0415
+        ArtifactFilter,
+        ArtifactFilterKey,
+        LogFilter,
+        LogFilterFlowRunId,
+    )
     from prefect.states import Cancelling  # noqa: PLC0415
 
     async with get_client() as client:
@@ -109,6 +114,11 @@ async def _client(what, *arguments):
         if what == "cancel":
             await client.set_flow_run_state(arguments[0], Cancelling(), force=False)
             return "cancelling"
+        if what == "artifact":
+            found = await client.read_latest_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[arguments[0]]))
+            )
+            return found[0].data
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[arguments[0]]))
         return "\n".join(log.message for log in await client.read_logs(wanted))
 

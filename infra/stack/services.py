@@ -299,6 +299,10 @@ mgr initial modules =
 [client.rgw]
 rgw frontends = beast endpoint=127.0.0.1:{s3}
 rgw enable usage log = false
+# What is removed goes at once: memory is short.
+rgw gc obj min wait = 5
+rgw gc processor period = 5
+rgw gc processor max time = 5
 """
 
 _BYTES = 4 << 30

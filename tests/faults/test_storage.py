@@ -4,9 +4,9 @@ import time
 
 import pytest
 from conftest import SMALL, api, check_store, check_whole, leaderboard
-from proxy import Proxy
 
 from tests.projects import Project
+from tests.proxy import Proxy
 from tests.services import until
 from ttl.training.store import Store
 

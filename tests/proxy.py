@@ -1,9 +1,11 @@
 """A proxy that misbehaves when told to: faults on the wire, in front of a real server."""
 
 import socket
+import ssl
 import struct
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 CUT_AFTER = 3000
 """Bytes of a connection that a truncated upload lets through."""
@@ -17,14 +19,20 @@ SLOW_DOWN = (
 class Proxy:
     """Forwards connections to `target`. Use it as a context manager, and `fault` within.
 
+    With a certificate and its key it speaks TLS to its clients.
+
     Faults: `busy` answers 503, `reset` cuts connections, `silent` takes requests and answers nothing,
     `truncate` cuts each connection after a few bytes of what the client sends.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], certificate: tuple[Path, Path] | None = None) -> None:
         self.target = target
+        self.tls = None
+        if certificate is not None:
+            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.tls.load_cert_chain(*certificate)
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.address = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.listener.getsockname()[1]}"
         self.kind = ""
         self.met = 0
         self.open: set[socket.socket] = set()
@@ -84,6 +92,8 @@ class Proxy:
         with self.lock:
             self.open.add(client)
         with suppress(OSError):
+            if self.tls is not None:
+                client = self.tls.wrap_socket(client, server_side=True)
             if kind == "reset":
                 self._count()
                 _reset(client)
