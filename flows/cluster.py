@@ -122,7 +122,14 @@ class Cluster(Crew):
         }
         # What is lost with a machine is handed out anew by the sweep: that knows what of it was done.
         with remote_options(num_cpus=0, max_retries=0, **need):
-            self._follow(self.runner.submit(task=run_pack_elsewhere, parameters=parameters), pack)
+            try:
+                future = self.runner.submit(task=run_pack_elsewhere, parameters=parameters)
+            except TypeError:
+                # Ray would show all that it was to send, the password of the API included.
+                raise ServiceError(
+                    f"{title(pack)} could not be sent to the cluster: Ray cannot pickle it"
+                ) from None
+        self._follow(future, pack)
 
     def collect(self, future: Any) -> bool:
         """Take note of a pack that has ended, on a machine that may have gone."""

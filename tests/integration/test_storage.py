@@ -1,6 +1,8 @@
 """The store on a real S3 server, with and without TLS, and what only a real one can show."""
 
+import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,8 +64,8 @@ def test_a_missing_bucket_and_wrong_keys_are_said_at_once(client, tmp_path, monk
         missing.put_checkpoint(ID, Path(__file__))
     code = "from ttl.training.store import Store; Store('s3://ttl/runs').result('0')"
     wrong = subprocess.run(
-        ["python", "-c", code],
-        env={**__import__("os").environ, "AWS_SECRET_ACCESS_KEY": "wrong"},
+        [sys.executable, "-c", code],
+        env={**os.environ, "AWS_SECRET_ACCESS_KEY": "wrong"},
         capture_output=True,
         text=True,
         check=False,
@@ -83,8 +85,8 @@ def test_tls_is_checked_by_the_authority_that_is_named(stack, client, tmp_path, 
     def ask(**environment):
         with Proxy(("127.0.0.1", stack.settings.ports["s3"]), certificate=(certificate, key)) as proxy:
             return subprocess.run(
-                ["python", "-c", code],
-                env={**__import__("os").environ, "AWS_ENDPOINT_URL_S3": proxy.address, **environment},
+                [sys.executable, "-c", code],
+                env={**os.environ, "AWS_ENDPOINT_URL_S3": proxy.address, **environment},
                 capture_output=True,
                 text=True,
                 check=False,

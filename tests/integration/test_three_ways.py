@@ -1,4 +1,4 @@
-"""One sweep three ways: here, by a deployment's worker with S3, on a Ray cluster of two nodes; one leaderboard."""
+"""One sweep three ways, one leaderboard: here, by a deployment's worker with S3, on two nodes of Ray."""
 
 import json
 import shutil
