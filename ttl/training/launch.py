@@ -24,6 +24,9 @@ from ttl.training.trial import Step
 
 OnEvent = Callable[[Event], None]
 
+PROGRAM = "ttl.training.job"
+"""What a job runs, in each of its processes."""
+
 LOG_LINES = 40
 
 END_SECONDS = 10
@@ -70,7 +73,7 @@ class Job:
             self.pipes.append((self.pipes_at / str(rank)).open("r+b", buffering=0))
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
         command += ["--num_cpu_threads_per_process", str(slot.threads)]
-        command += ["-m", "ttl.training.job", str(self.folder / "job.json")]
+        command += ["-m", PROGRAM, str(self.folder / "job.json")]
         self.process = subprocess.Popen(
             command,
             env=self._environment(),
