@@ -1,6 +1,7 @@
 # `make demo` and `make test` are all that a fresh machine with Python 3.11+ and git needs.
 PYTHON ?= python3
 VENV := .venv
+FAULTS ?= tests/faults
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -35,7 +36,7 @@ test-integration: install ## what needs the services: make stack first
 	python -m pytest tests/integration
 
 test-faults: install ## faults injected into sweeps, one at a time: make stack first
-	python -m pytest tests/faults
+	python -m pytest $(FAULTS)
 
 stack: install ## PostgreSQL, Prefect, S3, Ray and a worker on 127.0.0.1, without Docker
 	python -m infra.stack up
@@ -43,10 +44,11 @@ stack: install ## PostgreSQL, Prefect, S3, Ray and a worker on 127.0.0.1, withou
 stack-down: install ## end them
 	python -m infra.stack down
 
-check: install ## lint, format and types
+check: install ## lint, format, types, and known vulnerabilities of what is pinned
 	ruff check .
 	ruff format --check .
 	mypy
+	python -m infra.audit
 
 bench: install ## what training, keeping, waiting and predicting cost here, in less than 20 minutes
 	python -m benchmarks.loop

@@ -63,9 +63,8 @@ def run(server: int | None) -> None:
         outcome = ttl_sweep()
         seconds = time.monotonic() - started
     trials = outcome["trials"]
-    print(
-        f"{trials} trials, {outcome['failed']} failed, {seconds:.0f} s: {1000 * seconds / trials:.0f} ms a trial"
-    )
+    each = f"{1000 * seconds / trials:.0f} ms a trial"
+    print(f"{trials} trials, {outcome['failed']} failed, {seconds:.0f} s: {each}")
     print(f"memory of this process {memory(os.getpid()):.0f} MB")
     if server:
         print(f"memory of the server {before:.0f} MB before, {memory(server):.0f} MB after")

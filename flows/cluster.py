@@ -1,5 +1,6 @@
 """A crew on a Ray cluster, which is there already: on Kubernetes, under Slurm, or on plain machines."""
 
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +76,7 @@ class Cluster(Crew):
                 namespace="ttl",
                 runtime_env=environment,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
         except ConnectionError as error:
             raise ServiceError(
