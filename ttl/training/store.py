@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ RESULT, AT = "result.json", "at"
 
 _HARDLY = {"connect_timeout": 10, "read_timeout": 15, "retries": {"total_max_attempts": 1}}
 """botocore's own patience: ours is longer, and says what it waits for."""
+
+_AT_ONCE = 4
+"""Files of a result that are written side by side."""
 
 T = TypeVar("T")
 
@@ -114,12 +118,15 @@ class Store:
         """Make the folder's files and the result what is known of a trial; what was known before goes."""
         before = self._pointer(trial_id)
         place, at = f"{self.root}/{trial_id}", uuid4().hex[:8]
-        for name in result["files"]:
-            data = (folder / name).read_bytes()
-            self._write(f"{place}/{at}/{name}", data)
+        with ThreadPoolExecutor(_AT_ONCE) as several:
+            for written in [
+                several.submit(self._write, f"{place}/{at}/{name}", (folder / name).read_bytes())
+                for name in result["files"]
+            ]:
+                written.result()
         self._write(f"{place}/{RESULT}", json.dumps({AT: at, **result}, indent=2).encode())
         if before is not None:
-            self._remove(f"{place}/{before[AT]}")
+            self._remove(f"{place}/{before[AT]}", folder=True)
 
     def put_checkpoint(self, trial_id: str, path: Path) -> None:
         """Add a checkpoint; older ones than the one before it go."""
@@ -146,7 +153,7 @@ class Store:
 
     def forget_checkpoints(self, trial_id: str) -> None:
         """Remove a trial's checkpoints."""
-        self._remove(f"{self.root}/.checkpoints/{trial_id}")
+        self._remove(f"{self.root}/.checkpoints/{trial_id}", folder=True)
 
     @contextmanager
     def claim(self, trial_id: str, *, wait: bool) -> Iterator[bool]:
@@ -284,9 +291,12 @@ class Store:
             f"{VARIABLE} is {self.address}, which does not exist; make the bucket, or name another"
         )
 
-    def _remove(self, path: str) -> None:
+    def _remove(self, path: str, *, folder: bool = False) -> None:
         with suppress(FileNotFoundError):
-            self._patiently(lambda: self.files.rm(path, recursive=True), f"removing {path}")
+            if folder:
+                self._patiently(lambda: self.files.rm(path, recursive=True), f"removing {path}")
+            else:
+                self._patiently(lambda: self.files.rm_file(path), f"removing {path}")
 
     def _patiently(self, call: Callable[[], T], what: str) -> T:
         """Return what a call returns, as soon as the storage answers it."""
