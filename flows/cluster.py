@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from flows.datasets import make_available
 from flows.progress import Listener
 from ttl.errors import ServiceError, TrialError
 from ttl.layout import Layout
+from ttl.patience import patience
 from ttl.training.devices import Lease, Slot, Taken, find_slots, take
 from ttl.training.events import ENDS, Event
 from ttl.training.trial import Step
@@ -55,6 +57,7 @@ class Cluster(Crew):
         self.layout, self.listener, self.processes, self.limit = layout, listener, processes, limit
         self.resource, self.revisions = resource, revisions
         self.crashes = 0
+        self.empty_since = time.monotonic()
 
     def __enter__(self) -> Self:
         """Join the cluster that RAY_ADDRESS names, or that runs on this machine."""
@@ -104,6 +107,7 @@ class Cluster(Crew):
             if node["Alive"]
             for _ in range(int(node["Resources"].get(self._asked_for(), 0)) // self.processes)
         ]
+        self._check_not_empty(names)
         return tuple(names[: self.limit])
 
     def start(self, pack: Pack) -> None:
@@ -149,6 +153,17 @@ class Cluster(Crew):
             self.listener.happened(place, Event(**event))
         return True
 
+    def _check_not_empty(self, names: list[str]) -> None:
+        """Raise `ServiceError` when no machine has had room for a job for a while."""
+        now = time.monotonic()
+        if names or self.running:
+            self.empty_since = now
+        elif now - self.empty_since > patience():
+            raise ServiceError(
+                f"no machine of the cluster has {self.processes} {self._asked_for()}, which a job asks for; "
+                f"start some, with --resources='{{\"{self.resource}\": N}}' where there are no GPUs"
+            )
+
     def _asked_for(self) -> str:
         """Return `GPU` where the cluster has any, else the resource that stands for a device."""
         total = self.ray.cluster_resources()
@@ -170,7 +185,7 @@ def run_pack_elsewhere(
             f"this machine does not see {shared}, and TTL_STORE is not set: without a store for the results, "
             "all machines of the cluster must share the project's folder"
         )
-    make_available(layout, revisions)
+    make_available(layout, revisions, shared=bool(shared))
     happened: list[tuple[str, dict[str, Any]]] = []
     slot, lease = _any_slot(pack[0].trial.processes)
 

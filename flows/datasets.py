@@ -1,5 +1,6 @@
 """Datasets on a machine that has only the repository: pulled by DVC, by revision, once for each machine."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from ttl.errors import DataError, ServiceError
 from ttl.layout import Layout
 
 
-def make_available(layout: Layout, revisions: dict[str, str]) -> None:
-    """Have these datasets in `data/packed`, at these revisions.
+def make_available(layout: Layout, revisions: dict[str, str], *, shared: bool) -> None:
+    """Have these datasets in `data/packed`, at these revisions; in a `shared` folder they are there already.
 
     Raises `DataError` for one that the repository has at another revision.
     """
     for name, revision in revisions.items():
-        pull(layout, name)
+        if not shared:
+            pull(layout, name)
         found = PackedDataset.open(layout.datasets / name).revision
         if found != revision:
             raise DataError(
@@ -29,17 +31,16 @@ def make_available(layout: Layout, revisions: dict[str, str]) -> None:
             )
 
 
+@functools.cache
 def pull(layout: Layout, name: str) -> None:
-    """Have a dataset in `data/packed`, from DVC's remote if it is not there; DVC's cache is the machine's.
+    """Have a dataset in `data/packed` as dvc.lock has it, from DVC's remote; DVC's cache is the machine's.
 
     Raises `DataError` where dvc.lock does not know it, `ServiceError` where it cannot be pulled.
     """
     place = (layout.datasets / name).relative_to(layout.root)
-    if (layout.root / place).exists():
-        return
     if str(place) not in _locked(layout.root):
         raise DataError(
-            f"{layout.root / place} does not exist, and dvc.lock does not name it: run "
+            f"dvc.lock in {layout.root} does not name {place}: run "
             f"`dvc repro prepare@{name}` and `dvc push`, and commit dvc.lock"
         )
     cache = cache_folder("data") / "dvc"

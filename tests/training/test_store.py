@@ -266,3 +266,28 @@ def test_a_lease_that_is_no_time_is_refused(text, tmp_path, monkeypatch):
     monkeypatch.delenv("TTL_LEASE_SECONDS")
     with pytest.raises(ServiceError, match="TTL_STORE is 'no-such-thing://x'"):
         Store("no-such-thing://x")
+
+
+def test_a_copy_without_weights_is_not_given_for_the_whole(tmp_path, store, caplog):
+    one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
+    publish(one)
+    one.share(ID)
+    other.refresh(ID)
+    store.files.rm(store.root, recursive=True)
+    other.share(ID)
+    assert store.result(ID) is None
+    assert "its weights are not here" in caplog.text
+    one.share(ID)
+    assert store.result(ID)["status"] == "completed"
+
+
+def test_many_that_place_the_same_result_at_once_leave_one(tmp_path, store):
+    publish(machine(tmp_path, "one", store))
+    machine(tmp_path, "one", store).share(ID)
+    other = machine(tmp_path, "other", store)
+    (tmp_path / "other" / ".partial").mkdir(parents=True)
+    with ThreadPoolExecutor(8) as several:
+        list(several.map(lambda _: other._bring(ID, (HISTORY,)), range(24)))
+    assert other.result(ID)["status"] == "completed"
+    assert [path.name for path in (tmp_path / "other").iterdir() if path.name != ".partial"] == [ID]
+    assert not list((tmp_path / "other" / ".partial").iterdir())

@@ -1,13 +1,15 @@
 """The folder of a trial: written aside, and visible in one step when it is whole."""
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from ttl.errors import TrialError
 from ttl.training import checkpoint
 from ttl.training.store import Store
 from ttl.training.trial import Step, Trial
+
+logger = logging.getLogger(__name__)
 
 TRIAL = "trial.json"
 RESULT = "result.json"
@@ -133,7 +137,11 @@ class Runs:
         result = self.result(trial_id)
         if self.store is None or result is None:
             return
-        there = self.store.result(trial_id)
+        there, folder = self.store.result(trial_id), self.folder(trial_id)
+        if any(not (folder / name).is_file() for name in result[FILES]):
+            if there is None:
+                logger.warning("%s has lost %s, and its weights are not here", self.store.address, trial_id)
+            return
         failed = result["status"] == FAILED and there is not None and there["status"] != COMPLETED
         if failed or reach(result) > reach(there):
             self.store.put(trial_id, self.folder(trial_id), result)
@@ -181,8 +189,13 @@ class Runs:
 
     def recover(self, trial_id: str) -> None:
         """Finish what a process that died was just publishing."""
-        if self.result(trial_id) is None and (self.work(trial_id) / RESULT).is_file():
-            self._place(trial_id, self.work(trial_id))
+        work = self.root / ".partial" / trial_id
+        if self.result(trial_id) is None and (work / RESULT).is_file():
+            self._place(trial_id, work)
+
+    def tidy(self, trial_id: str) -> None:
+        """Remove what an attempt has left of a trial that has its result from elsewhere."""
+        shutil.rmtree(self.root / ".partial" / trial_id, ignore_errors=True)
 
     def _bring(self, trial_id: str, names: Sequence[str]) -> None:
         assert self.store is not None
@@ -197,14 +210,20 @@ class Runs:
 
     def _place(self, trial_id: str, made: Path) -> None:
         """Put a whole folder into a trial's place."""
-        final = self.folder(trial_id)
-        if final.exists():
-            old = self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}"
-            final.rename(old)
-            made.rename(final)
-            shutil.rmtree(old)
-        else:
-            made.rename(final)
+        final, replaced = self.folder(trial_id), []
+        while True:
+            try:
+                made.rename(final)
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+            # Another process may be doing the same.
+            replaced.append(self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}")
+            with suppress(FileNotFoundError):
+                final.rename(replaced[-1])
+        for old in replaced:
+            shutil.rmtree(old, ignore_errors=True)
 
     def publish_failure(self, trial: Trial, reason: str) -> None:
         """Make the trial's result a failure with its reason."""

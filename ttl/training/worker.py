@@ -16,7 +16,7 @@ from ttl.training import checkpoint
 from ttl.training.devices import Lease, Slot
 from ttl.training.events import Cause, Event
 from ttl.training.launch import Job, OnEvent
-from ttl.training.runs import Runs
+from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Step
 
 STOPPING = threading.Event()
@@ -99,6 +99,8 @@ class Worker:
                 if (result := self.runs.reached(step)) is not None:
                     # Whoever had it may have died before the store had it.
                     self.runs.share(trial_id)
+                    if result["status"] == COMPLETED:
+                        self.runs.tidy(trial_id)
                     ended = {"epoch": result["epochs"], "val_auroc": result["val_auroc"]}
                     on_event(Event(kind=result["status"], trial_id=trial_id, **ended))
                     continue
