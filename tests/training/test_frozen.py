@@ -111,7 +111,9 @@ def make_trainer(toy, tmp_path, *, keep=True, **recipe):
         seed=0,
     )
     accelerator = make_accelerator("no", cpu=True)
-    trainer = Trainer(trial, Pixels(toy, accelerator.device), accelerator, tmp_path / f"{keep}.pt")
+    kept = tmp_path / str(keep)
+    kept.mkdir()
+    trainer = Trainer(trial, Pixels(toy, accelerator.device), accelerator, kept)
     if not keep:
         trainer.frozen = None
     return trainer
@@ -140,4 +142,4 @@ def test_nothing_is_kept_where_nothing_comes_again(change, toy, tmp_path):
     trainer = make_trainer(toy, tmp_path)
     recipe = dataclasses.replace(trainer.trial.recipe, epochs=change.get("epochs", 4))
     trial = dataclasses.replace(trainer.trial, strategy=change.get("strategy", "lwft"), recipe=recipe)
-    assert Trainer(trial, trainer.pixels, trainer.accelerator, tmp_path / "other.pt").frozen is None
+    assert Trainer(trial, trainer.pixels, trainer.accelerator, tmp_path).frozen is None
