@@ -112,7 +112,7 @@ def make_trainer(toy, tmp_path, *, keep=True, **recipe):
     )
     accelerator = make_accelerator("no", cpu=True)
     kept = tmp_path / str(keep)
-    kept.mkdir()
+    kept.mkdir(exist_ok=True)
     trainer = Trainer(trial, Pixels(toy, accelerator.device), accelerator, kept)
     if not keep:
         trainer.frozen = None
