@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,10 @@ from ttl.errors import ServiceError
 
 STOP_SECONDS = 15
 LOOK_SECONDS = 0.2
+START_SECONDS = 90
+
+MARK = "TTL_STACK_SERVICE"
+"""The variable by which what a service has started is known once the service itself has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Processes:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 list(command),
-                env=dict(environment),
+                env={**environment, MARK: self._mark(name)},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -59,7 +64,7 @@ class Processes:
         try:
             record = json.loads(self._record(name).read_text(encoding="utf-8"))
             process = psutil.Process(record["pid"])
-            runs = process.create_time() == record["created"] and process.status() != psutil.STATUS_ZOMBIE
+            runs = process.create_time() == record["created"] and _runs(process)
         except (FileNotFoundError, psutil.NoSuchProcess):
             return None
         return process if runs else None
@@ -70,27 +75,40 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """Kill a process, and what it has started, with SIGKILL: as a fault would."""
-        if (process := self.alive(name)) is not None:
-            family = [process, *process.children(recursive=True)]
-            for one in family:
-                _signal(one.kill)
-            psutil.wait_procs(family, timeout=STOP_SECONDS)
+        family = self.family(name)
+        for one in family:
+            _send(one, signal.SIGKILL)
+        _wait(family)
 
-    def stop(self, name: str) -> None:
-        """End a process and what it has started, gently first."""
-        if (process := self.alive(name)) is not None:
-            family = [process, *process.children(recursive=True)]
-            _signal(process.terminate)
-            _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
-            for one in left:
-                _signal(one.kill)
-            psutil.wait_procs(left, timeout=STOP_SECONDS)
+    def stop(self, name: str, gently: signal.Signals = signal.SIGTERM) -> None:
+        """End a process and what it has started, gently first.
+
+        Raises `ServiceError` for what does not end.
+        """
+        process, family = self.alive(name), self.family(name)
+        for one in [process] if process is not None else family:
+            _send(one, gently)
+        _wait(family)
+        # What it started while it ended is there too.
+        left = self.family(name)
+        for one in left:
+            _send(one, signal.SIGKILL)
+        if left := _wait(left):
+            raise ServiceError(f"{name}: processes {', '.join(str(one.pid) for one in left)} do not end")
         self._record(name).unlink(missing_ok=True)
+
+    def family(self, name: str) -> list[psutil.Process]:
+        """Return a service's process and all that it has started; also what has outlived it."""
+        process = self.alive(name)
+        family = [] if process is None else [process, *process.children(recursive=True)]
+        mark = self._mark(name)
+        return family + [one for one in psutil.process_iter() if one not in family and _marked(one, mark)]
 
     def wait(self, name: str, ready: Callable[[], bool], seconds: float) -> None:
         """Wait until a process is ready. Raises `ServiceError` with its last words if it never is."""
         deadline = time.monotonic() + seconds
-        while not ready():
+        # Another program that has its port may answer in its place.
+        while self.alive(name) is None or not ready():
             if self.alive(name) is None or time.monotonic() > deadline:
                 words = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
                 what = "has ended" if self.alive(name) is None else f"was not ready after {seconds:.0f} s"
@@ -101,17 +119,30 @@ class Processes:
         """Return the file of what a process prints."""
         return self.folder / "logs" / f"{name}.log"
 
+    def _mark(self, name: str) -> str:
+        return f"{self.folder}:{name}"
+
     def _record(self, name: str) -> Path:
         return self.folder / "run" / f"{name}.json"
 
 
-def run(command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, user: str | None = None) -> str:
-    """Run a command to its end and return what it printed. Raises `ServiceError` with its last words."""
+def run(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    cwd: Path,
+    user: str | None = None,
+    text: str = "",
+) -> str:
+    """Run a command that reads `text` to its end, and return what it printed.
+
+    Raises `ServiceError` with its last words if it fails.
+    """
     done = subprocess.run(
         list(command),
         env=dict(environment),
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
+        input=text,
         capture_output=True,
         text=True,
         check=False,
@@ -126,8 +157,36 @@ def run(command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, us
     return done.stdout
 
 
-def _signal(send: Callable[[], None]) -> None:
+def succeeds(command: Sequence[str]) -> bool:
+    """Return whether a command succeeds; what it prints is of no interest."""
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        send()
+        process.send_signal(number)
     except psutil.NoSuchProcess:
         return
+
+
+def _wait(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Wait until processes have ended. Return those that have not."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while (left := [one for one in processes if _runs(one)]) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS / 4)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    # A zombie has ended, though whoever adopted it may be slow to notice.
+    try:
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark and _runs(process)
+    except (psutil.Error, OSError):
+        return False
