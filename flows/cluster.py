@@ -56,7 +56,8 @@ class Cluster(Crew):
         super().__init__()
         self.layout, self.listener, self.processes, self.limit = layout, listener, processes, limit
         self.resource, self.revisions = resource, revisions
-        self.crashes = 0
+        self.crashes = self.wave = 0
+        self.waves: dict[Any, int] = {}
         self.empty_since = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -134,13 +135,18 @@ class Cluster(Crew):
                 raise ServiceError(
                     f"{title(pack)} could not be sent to the cluster: Ray cannot pickle it"
                 ) from None
+        self.waves[future] = self.wave
         self._follow(future, pack)
 
     def collect(self, future: Any) -> bool:
         """Take note of a pack that has ended, on a machine that may have gone."""
         future.wait()
+        wave = self.waves.pop(future)
         if future.state.is_crashed():
-            self.crashes += 1
+            # One machine takes several packs with it: those that began before the last loss count as one.
+            if wave == self.wave:
+                self.wave += 1
+                self.crashes += 1
             text = " ".join(str(future.state.message).split())[:200]
             if self.crashes > MOST_CRASHES:
                 raise ServiceError(

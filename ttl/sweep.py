@@ -65,6 +65,7 @@ class Sweep:
         self.planner = find_planner(params.sweep.planner, self.judge)
         store = layout.runs.store
         self.elsewhere = set() if store is None else store.trials()
+        self.synced: set[str] = set()
         self.handed: dict[str, Step] = {}
         self.tried: set[str] = set()
         self.seen: dict[str, Known] = {}
@@ -90,13 +91,13 @@ class Sweep:
         return follow(self._asked, self.space, self.find)
 
     def _asked(self, space: Space, known: Results) -> list[Step]:
-        """Ask the planner; what other machines have of the trials that it names is brought at once."""
+        """Ask the planner; of the trials that it names, this machine and the others get what they lack."""
         steps = self.planner(space, known)
-        wanted = {step.trial.trial_id for step in steps} & self.elsewhere
-        if wanted:
+        new = {step.trial.trial_id for step in steps} - self.synced
+        if self.layout.runs.store is not None and new:
             with ThreadPoolExecutor(BROUGHT_AT_ONCE) as several:
-                list(several.map(self.layout.runs.refresh, sorted(wanted)))
-            self.elsewhere -= wanted
+                list(several.map(self._sync, sorted(new)))
+            self.synced |= new
         return steps
 
     def packs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
@@ -110,6 +111,14 @@ class Sweep:
     def unfinished(self, steps: Sequence[Step]) -> list[Step]:
         """Return those of some steps that have not been done yet."""
         return [step for step in steps if (found := self.find(step.trial)) is None or found.at(step) is None]
+
+    def _sync(self, trial_id: str) -> None:
+        """Bring what other machines have of a trial, and give them what only this one has."""
+        runs = self.layout.runs
+        if trial_id in self.elsewhere:
+            runs.refresh(trial_id)
+        if runs.result(trial_id) is not None:
+            runs.share(trial_id)
 
     def take_back(self, steps: Sequence[Step]) -> None:
         """Remember that these steps have been run, here or elsewhere: a failure is now this sweep's own."""

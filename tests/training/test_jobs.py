@@ -97,8 +97,12 @@ def test_what_fails_for_a_reason_that_passes_is_tried_again_and_not_for_ever(tmp
     tries = _Tries(tmp_path)
     death = Failure(text="signal 9", cause="death")
     assert [bool(tries.again(death)) for _ in range(3)] == [True, True, False]
-    tries.got_further()
+    tries.reached(1)
     assert tries.again(death)
+    # An epoch that is repeated is no progress, such as the last, which is not checkpointed.
+    assert tries.again(death)
+    tries.reached(1)
+    assert not tries.again(death)
     assert not tries.again(Failure(text="bad data"))
     monkeypatch.setenv("TTL_PATIENCE", "10")
     full = Failure(text="No space left on device", cause="storage")

@@ -6,7 +6,9 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import polars as pl
 import pytest
@@ -193,20 +195,66 @@ def test_of_many_that_want_a_trial_exactly_one_has_it(tmp_path):
     assert len([claim for claim in claims if claim]) == 1
 
 
+def test_a_claim_that_goes_while_it_is_looked_at_is_not_a_void_one(tmp_path, monkeypatch):
+    """Another may have made the next one in between."""
+    one, two, three = (Store(str(tmp_path / "store"), lease=30) for _ in range(3))
+    with ExitStack() as held:
+        first = ExitStack()
+        assert first.enter_context(one.claim(ID, wait=False))
+        look = Store._void
+
+        def meanwhile(self, path):
+            first.close()
+            assert held.enter_context(three.claim(ID, wait=False))
+            return look(self, path)
+
+        monkeypatch.setattr(two, "_void", meanwhile.__get__(two))
+        assert two._claimed(ID) is None
+
+
+def test_of_two_that_follow_a_void_claim_not_both_have_it(tmp_path):
+    one, two = (Store(str(tmp_path / "store"), lease=30) for _ in range(2))
+    # `one` has seen the void claim 0, whose holder then let go; `two` has begun anew.
+    assert two._claimed(ID)
+    one._create(f"{one.root}/.claims/{ID}/1", b"mine")
+    assert not one._alone(f"{one.root}/.claims/{ID}", 0, 1)
+
+
+def test_a_stopped_trial_goes_on_elsewhere_from_where_it_was(tmp_path, store):
+    one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
+    saved = checkpoint.save(one.work(ID), TRIAL, 3, {"epoch": 3})
+    content = saved.read_bytes()
+    publish(one, {"status": "stopped", "epochs": 3, "val_auroc": 0.4})
+    one.share(ID)
+    (brought,) = checkpoint.found(other.checkpoints(ID))
+    assert brought.read_bytes() == content
+
+
+def test_a_failure_elsewhere_is_known_here_though_the_trial_had_got_further(tmp_path, store):
+    driver, node = (machine(tmp_path, name, store) for name in ("driver", "node"))
+    publish(driver, {"status": "stopped", "epochs": 3, "val_auroc": 0.4})
+    driver.share(ID)
+    node.publish_failure(TRIAL, "bad data")
+    node.share(ID)
+    driver.refresh(ID)
+    assert driver.result(ID)["status"] == "failed"
+
+
 def test_a_claim_holds_while_its_holder_lives_and_no_longer(tmp_path):
     address = str(tmp_path / "store")
     code = (
         "import sys, time; from ttl.training.store import Store\n"
-        f"with Store({address!r}, lease=1).claim({ID!r}, wait=False) as claimed:\n"
+        f"with Store({address!r}, lease=4).claim({ID!r}, wait=False) as claimed:\n"
         "    print(claimed, flush=True); sys.stdin.read()\n"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "True\n"
-    store = Store(address, lease=1)
-    changed = []
+    store = Store(address, lease=4)
+    changed, deadline = [], time.monotonic() + 60
     while len(changed) < 6:
+        assert time.monotonic() < deadline, "its holder shows no sign of life"
         with store.claim(ID, wait=False) as claimed:
             assert not claimed
         (claim,) = (tmp_path / "store" / ".claims" / ID).iterdir()

@@ -47,6 +47,8 @@ def load(folder: Path, trial: Trial, device: "torch.device") -> dict[str, Any] |
             if state["trial_id"] != trial.trial_id:
                 raise ValueError(f"it is of trial {state['trial_id']}")
         except Exception as error:  # noqa: BLE001 - a damaged file fails in many ways, all mended alike
+            # In its place another may be made, or brought.
+            path.unlink(missing_ok=True)
             logger.warning(
                 "the checkpoint of epoch %d is damaged (%s); it goes on from the one before, or starts again",
                 epoch_of(path.name), error,

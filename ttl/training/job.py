@@ -39,6 +39,7 @@ from ttl.training.runs import (
     HISTORY_SCHEMA,
     PREDICTIONS,
     PREDICTIONS_SCHEMA,
+    RESULT,
     STOPPED,
     WEIGHTS,
     Runs,
@@ -207,6 +208,8 @@ def _finish(trainer: Trainer, runs: Runs, report: Callable[[Event], None]) -> No
     if accelerator.is_main_process:
         result = summarise(trainer, scored)
         work = runs.work(trial.trial_id)
+        # Of an attempt that died: it must not stand for what is written now.
+        (work / RESULT).unlink(missing_ok=True)
         _predictions(trainer.dataset, scored).write_parquet(work / PREDICTIONS)
         history = [asdict(epoch) for epoch in trainer.history]
         pl.DataFrame(history, schema=HISTORY_SCHEMA).write_parquet(work / HISTORY)

@@ -123,13 +123,26 @@ class Runs:
                     f"{path} does not exist, and no store is named where it may be: set TTL_STORE to the one "
                     "that the sweep used, or delete the folder to train the trial again"
                 )
-            self._bring(trial_id, (*SMALL, WEIGHTS))
+            aside = self.root / ".partial" / f"{trial_id}.fetched-{uuid4().hex[:8]}"
+            aside.mkdir(parents=True)
+            try:
+                brought = self.store.get(trial_id, aside, [WEIGHTS])
+                if brought[FILES] != (self.result(trial_id) or {}).get(FILES):
+                    self._bring(trial_id, (*SMALL, WEIGHTS))
+                else:
+                    (aside / WEIGHTS).replace(path)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
         return path
 
     def refresh(self, trial_id: str) -> None:
-        """Bring a trial's result from the store, if that has got further than the one here."""
+        """Bring a trial's result from the store, if it has got further than the one here, or failed since."""
         here = reach(self.result(trial_id))
-        if self.store is not None and here < math.inf and reach(self.store.result(trial_id)) > here:
+        if self.store is None or here == math.inf:
+            return
+        there = self.store.result(trial_id)
+        failed = there is not None and there["status"] == FAILED and here > 0
+        if failed or reach(there) > here:
             self._bring(trial_id, SMALL)
 
     def share(self, trial_id: str) -> None:
@@ -145,7 +158,8 @@ class Runs:
         failed = result["status"] == FAILED and there is not None and there["status"] != COMPLETED
         if failed or reach(result) > reach(there):
             self.store.put(trial_id, self.folder(trial_id), result)
-        if result["status"] == COMPLETED:
+        if result["status"] != FAILED:
+            # A stopped trial's result has its own.
             self.store.forget_checkpoints(trial_id)
 
     def checkpoints(self, trial_id: str) -> Path:
@@ -164,6 +178,10 @@ class Runs:
                 newest = checkpoint.epoch_of(stopped.name)
         if self.store is not None:
             self.store.bring_checkpoint(trial_id, work, newer_than=newest)
+            there = self.store.result(trial_id)
+            if there is not None and there["status"] == STOPPED:
+                names = [name for name in there[FILES] if checkpoint.epoch_of(name) > newest]
+                self.store.get(trial_id, work, names)
         return work
 
     def publish(self, trial: Trial, result: Mapping[str, Any]) -> None:
@@ -190,8 +208,14 @@ class Runs:
     def recover(self, trial_id: str) -> None:
         """Finish what a process that died was just publishing."""
         work = self.root / ".partial" / trial_id
-        if self.result(trial_id) is None and (work / RESULT).is_file():
+        if self.result(trial_id) is not None or not (work / RESULT).is_file():
+            return
+        files: dict[str, str] = json.loads((work / RESULT).read_text(encoding="utf-8"))[FILES]
+        if all((work / name).is_file() and _sha256(work / name) == digest for name, digest in files.items()):
             self._place(trial_id, work)
+        else:
+            # Another attempt has begun to write since.
+            (work / RESULT).unlink()
 
     def tidy(self, trial_id: str) -> None:
         """Remove what an attempt has left of a trial that has its result from elsewhere."""

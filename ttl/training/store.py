@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ _HARDLY = {"connect_timeout": 10, "read_timeout": 15, "retries": {"total_max_att
 _AT_ONCE = 4
 """Files of a result that are written side by side."""
 
+_TIMEOUTS = ("connect_timeout", "read_timeout")
+
 T = TypeVar("T")
 
 
@@ -56,22 +59,17 @@ class Store:
     """
 
     def __init__(self, address: str, *, patience: float | None = None, lease: float | None = None) -> None:
-        import fsspec
-
-        options: dict[str, Any] = {} if "://" in address else {"auto_mkdir": True}
-        if address.startswith(("s3://", "s3a://")):
-            options = {"config_kwargs": _HARDLY, "use_listings_cache": False}
         self.address = address
-        try:
-            self.files, self.root = fsspec.core.url_to_fs(address, **options)
-        except (ValueError, ImportError) as error:
-            raise ServiceError(f"{VARIABLE} is {address!r}, which is no folder or bucket: {error}") from error
         self.patience = waiting() if patience is None else patience
         self.lease = seconds(LEASE_VARIABLE, LEASE) if lease is None else lease
+        hardly, quickly = _HARDLY, {**_HARDLY, **dict.fromkeys(_TIMEOUTS, self.lease / 4)}
+        try:
+            self.files, self.root = _open(address, hardly)
+            # For signs of life: one that hangs must not keep the next from coming in time.
+            self.quick, _ = _open(address, quickly)
+        except (ValueError, ImportError) as error:
+            raise ServiceError(f"{VARIABLE} is {address!r}, which is no folder or bucket: {error}") from error
         self.local = "file" in self.files.protocol
-        if hasattr(self.files, "retries"):
-            # s3fs's own patience, as botocore's.
-            self.files.retries = 1
         self.watched: dict[str, _Watch] = {}
         self.silent_since: float | None = None
         self.lock = threading.Lock()
@@ -179,9 +177,10 @@ class Store:
             done.set()
             beat.join()
             folder, _, number = claim[0].rpartition("/")
-            for name in self._patiently(lambda: self._list(folder), f"listing {folder}"):
-                if int(name) <= int(number):
-                    self._remove(f"{folder}/{name}")
+            with suppress(Exception):
+                for name in self._list(folder, quick=True):
+                    if int(name) <= int(number):
+                        self._let_go(f"{folder}/{name}")
 
     def _claimed(self, trial_id: str) -> tuple[str, str] | None:
         """Return the path of a claim just made, and its holder; None if somebody else has one."""
@@ -200,14 +199,41 @@ class Store:
             made = self._patiently(lambda: self.files.cat_file(path), f"reading {path}")
         except FileNotFoundError:
             return None
-        return (path, holder) if made == content else None
+        if made != content:
+            return None
+        if not self._alone(folder, newest, newest + 1):
+            self._let_go(path)
+            return None
+        return path, holder
+
+    def _alone(self, folder: str, void: int, mine: int) -> bool:
+        """Return whether beside my claim there is none but the one that was void."""
+        for number in {
+            int(name) for name in self._patiently(lambda: self._list(folder), f"listing {folder}")
+        }:
+            if number == mine:
+                continue
+            watch = self.watched.get(f"{folder}/{number}")
+            if number != void or watch is None or self._content(f"{folder}/{number}") != watch.content:
+                return False
+        return True
+
+    def _content(self, path: str) -> bytes | None:
+        try:
+            found: bytes = self._patiently(lambda: self.files.cat_file(path), f"reading {path}")
+        except FileNotFoundError:
+            return None
+        return found
+
+    def _let_go(self, path: str) -> None:
+        """Remove a claim, at one try: it goes void by itself."""
+        with suppress(Exception):
+            self.quick.rm_file(path)
 
     def _void(self, path: str) -> bool:
         """Return whether a claim shows no sign of life: three looks, none of them failed, saw no change."""
         try:
-            content: bytes = self.files.cat_file(path)
-        except FileNotFoundError:
-            return True
+            content: bytes = self.quick.cat_file(path)
         except Exception:  # noqa: BLE001 - whatever kept us from looking kept its holder from writing
             self.watched.pop(path, None)
             return False
@@ -219,11 +245,14 @@ class Store:
         return watch.looks >= 3 and now - watch.since > self.lease
 
     def _beat(self, path: str, holder: str, done: threading.Event) -> None:
-        beat = 0
+        beat, (folder, _, number) = 0, path.rpartition("/")
         while not done.wait(self.lease / 4):
             beat += 1
             with suppress(Exception):
-                self.files.pipe_file(path, json.dumps({"holder": holder, "beat": beat}).encode())
+                self.quick.pipe_file(path, json.dumps({"holder": holder, "beat": beat}).encode())
+                if max(map(int, self._list(folder, quick=True))) > int(number):
+                    logger.warning("%s: another machine took this one for dead, and works on it too", folder)
+                    return
 
     def _pointer(self, trial_id: str) -> dict[str, Any] | None:
         path = f"{self.root}/{trial_id}/{RESULT}"
@@ -244,10 +273,11 @@ class Store:
             (n for n in names if checkpoint.epoch_of(n) >= 0), key=checkpoint.epoch_of, reverse=True
         )
 
-    def _list(self, folder: str) -> list[str]:
-        self.files.invalidate_cache()
+    def _list(self, folder: str, *, quick: bool = False) -> list[str]:
+        files = self.quick if quick else self.files
+        files.invalidate_cache()
         try:
-            return [str(path).rstrip("/").rpartition("/")[2] for path in self.files.ls(folder, detail=False)]
+            return [str(path).rstrip("/").rpartition("/")[2] for path in files.ls(folder, detail=False)]
         except FileNotFoundError:
             return []
 
@@ -309,7 +339,7 @@ class Store:
                 raise
             except Exception as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                if isinstance(error, PermissionError) or type(error).__name__ in _FOR_GOOD:
+                if isinstance(error, PermissionError) or _is_for_good(error):
                     raise ServiceError(
                         f"{self.address} cannot be used ({what}: {reason}); check AWS_ACCESS_KEY_ID, "
                         "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3 and AWS_CA_BUNDLE"
@@ -345,6 +375,19 @@ class Store:
                 logger.warning("%s answers again after %.0f s; nothing was lost", self.address, silent)
 
 
+def _open(address: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
+    import fsspec
+
+    if not address.startswith(("s3://", "s3a://")):
+        options: dict[str, Any] = {} if "://" in address else {"auto_mkdir": True}
+        files, root = fsspec.core.url_to_fs(address, **options)
+        return files, root
+    files, root = fsspec.core.url_to_fs(address, config_kwargs=dict(settings), use_listings_cache=False)
+    # s3fs's own patience, as botocore's.
+    files.retries = 1
+    return files, root
+
+
 @functools.cache
 def open_store(address: str) -> Store:
     """Return the store at an address: one for each process, since it knows whose claims it has watched."""
@@ -370,9 +413,17 @@ _FOR_GOOD = {
     "PartialCredentialsError",
     "ParamValidationError",
     "UnknownServiceError",
-    "SSLError",
 }
 """Errors of botocore that no waiting mends."""
+
+
+def _is_for_good(error: BaseException | None) -> bool:
+    """Return whether no waiting mends an error; a certificate that is not trusted may lie under others."""
+    if error is None:
+        return False
+    if type(error).__name__ in _FOR_GOOD or isinstance(error, ssl.SSLCertVerificationError):
+        return True
+    return "CERTIFICATE_VERIFY_FAILED" in str(error) or _is_for_good(error.__cause__ or error.__context__)
 
 
 def _sha256(path: Path) -> str:

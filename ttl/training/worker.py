@@ -26,6 +26,11 @@ MOST_DEATHS = 3
 
 LONGEST_PAUSE = 20.0
 
+LOOK_SECONDS = 1.0
+"""So often is looked whether another sweep is still at a trial."""
+
+LAST_UPLOAD_SECONDS = 20.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -85,13 +90,16 @@ class Worker:
         while waiting:
             step = waiting.popleft()
             trial_id = step.trial.trial_id
-            with self.runs.claim(trial_id, wait=deferred > len(waiting)) as claimed:
+            with self.runs.claim(trial_id, wait=False) as claimed:
                 if not claimed:
                     waiting.append(step)
                     deferred += 1
                     if deferred == len(waiting):
                         text = "another sweep is at it; waiting for its end"
                         on_event(Event(kind="message", trial_id=waiting[0].trial.trial_id, text=text))
+                    if deferred >= len(waiting):
+                        STOPPING.wait(LOOK_SECONDS / len(waiting))
+                        self._check_stopped()
                     continue
                 deferred = 0
                 self.runs.recover(trial_id)
@@ -119,7 +127,7 @@ class Worker:
 
         def heard(event: Event) -> None:
             if event.kind == "epoch":
-                tries.got_further()
+                tries.reached(event.epoch)
             on_event(event)
 
         while True:
@@ -212,7 +220,8 @@ class Worker:
         finally:
             ended.set()
             told.set()
-            thread.join()
+            # The result has what the last checkpoint has: of a storage that is silent, it is not waited for.
+            thread.join(LAST_UPLOAD_SECONDS)
 
     def _more_parts(self, step: Step) -> int:
         """Return in how many parts a process is to work on its share of a batch, 0 if no more can be."""
@@ -234,12 +243,15 @@ class _Tries:
         self.root = root
         self.deaths = 0
         self.pause = self.waited = 0.0
+        self.furthest = 0
         self.said = ""
 
-    def got_further(self) -> None:
-        """Count anew: the step has got an epoch further."""
-        self.deaths = 0
-        self.pause = self.waited = 0.0
+    def reached(self, epoch: int) -> None:
+        """Count anew if the step has got further than ever: not for an epoch that it repeats."""
+        if epoch > self.furthest:
+            self.furthest = epoch
+            self.deaths = 0
+            self.pause = self.waited = 0.0
 
     def again(self, failure: Failure) -> str:
         """Return what is done about a failure after `pause` seconds; nothing if it is for good."""
