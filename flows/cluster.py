@@ -2,6 +2,9 @@
 
 import logging
 import os
+import shutil
+import socket
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +20,7 @@ from flows.progress import Listener
 from ttl.errors import ServiceError, TrialError
 from ttl.layout import Layout
 from ttl.patience import patience
-from ttl.training.devices import Lease, Slot, Taken, find_slots, take
+from ttl.training.devices import Lease, Slot, find_slots, take
 from ttl.training.events import ENDS, Event
 from ttl.training.trial import Step
 from ttl.training.worker import STOPPING, Worker
@@ -25,19 +28,8 @@ from ttl.training.worker import STOPPING, Worker
 MOST_CRASHES = 3
 """So many packs in a row may be lost with the machine that ran them."""
 
-NOT_CARRIED = [
-    "/data",
-    "/runs",
-    "/results",
-    "/models",
-    "/reports",
-    "/logs",
-    "/.venv",
-    "/.git",
-    "/.dvc/cache",
-    "/.stack",
-]
-"""What of the project's folder does not go to the machines of a cluster."""
+CARRIED = ("ttl", "flows", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
+"""What of the project's folder goes to the machines of a cluster: code and pointers, and no image."""
 
 
 class Cluster(Crew):
@@ -73,7 +65,8 @@ class Cluster(Crew):
         except ImportError as error:
             raise ServiceError("executor ray needs more packages: install ttl[ray]") from error
         address = os.environ.get("RAY_ADDRESS", "auto")
-        environment = {"working_dir": str(self.layout.root), "excludes": NOT_CARRIED}
+        self.carried = tempfile.TemporaryDirectory(prefix="ttl-ray-")
+        environment = {"working_dir": _carry(self.layout.root, Path(self.carried.name))}
         try:
             ray.init(
                 address=address,
@@ -99,8 +92,9 @@ class Cluster(Crew):
             self.ray.cancel(future.wrapped_future, force=True)
         self.runner.__exit__(kind, error, trace)
         self.ray.shutdown()
+        self.carried.cleanup()
 
-    def places(self) -> tuple[str, ...]:
+    def places(self, wanted: int) -> tuple[str, ...]:
         """Return as many names as jobs fit on the cluster's machines as they are now."""
         names = [
             f"{node['NodeManagerHostname']} {node['NodeID'][:6]}"
@@ -204,12 +198,31 @@ def run_pack_elsewhere(
     return happened
 
 
+def _carry(root: Path, to: Path) -> str:
+    """Copy what goes to the cluster's machines into a folder, and return its name."""
+    for name in CARRIED:
+        source, target = root / name, to / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.is_file():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+    return str(to)
+
+
 def _any_slot(processes: int) -> tuple[Slot, Lease]:
-    """Return a slot of this machine with its lease, as soon as one is free."""
+    """Return a slot of this machine with its lease, as soon as one is free.
+
+    Raises `ServiceError` if none is for a while: Ray had given us the device, and somebody else has it.
+    """
+    deadline = time.monotonic() + patience()
     while True:
         for slot in find_slots(processes):
             lease = take(slot)
-            if not isinstance(lease, Taken):
+            if isinstance(lease, Lease):
                 return slot, lease
+            by = f"{slot.name} of {socket.gethostname()}, which Ray gave, is taken by {lease.by}"
         if STOPPING.wait(LOOK_SECONDS):
             raise TrialError("the sweep was stopped")
+        if time.monotonic() > deadline:
+            raise ServiceError(by)

@@ -41,8 +41,8 @@ class Crew(ABC):
         """End what still runs."""
 
     @abstractmethod
-    def places(self) -> tuple[str, ...]:
-        """Return where packs run, idle or not: as many as can run at once now."""
+    def places(self, wanted: int) -> tuple[str, ...]:
+        """Return where packs run, idle or not, as far as so many places are of use."""
 
     @abstractmethod
     def start(self, pack: Pack) -> None:
@@ -54,11 +54,6 @@ class Crew(ABC):
 
         Raises what ended it, if that ends the sweep too.
         """
-
-    @property
-    def idle(self) -> int:
-        """How many more packs can be started now."""
-        return max(0, len(self.places()) - len(self.running))
 
     def ended(self) -> list[tuple[Pack, bool]]:
         """Wait a little, and return the packs that have ended, each with whether it was run to its end."""
@@ -97,12 +92,12 @@ class Here(Crew):
         for worker in [*self.workers, *self.busy.values()]:
             worker.__exit__()
 
-    def places(self) -> tuple[str, ...]:
-        """Return the slots that are leased, once those that have become free are leased too.
+    def places(self, wanted: int) -> tuple[str, ...]:
+        """Return the slots that are leased, once those that are free and of use are leased too.
 
         Raises `TrialError` if there is none, and none is waited for.
         """
-        self._lease()
+        self._lease(min(wanted, self.limit))
         names = tuple(worker.slot.name for worker in [*self.workers, *self.busy.values()])
         if not names and not self.wait:
             raise TrialError(f"every device is taken ({self.last}); `--busy wait` waits for one")
@@ -121,10 +116,10 @@ class Here(Crew):
         future.result()
         return True
 
-    def _lease(self) -> None:
+    def _lease(self, most: int) -> None:
         have = len(self.workers) + len(self.busy)
         for slot in list(self.free):
-            if have >= self.limit:
+            if have >= most:
                 return
             lease = take(slot)
             if isinstance(lease, Taken):

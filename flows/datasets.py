@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
 
 from ttl.cache import cache_folder
 from ttl.data.dataset import PackedDataset
@@ -22,7 +26,7 @@ def make_available(layout: Layout, revisions: dict[str, str], *, shared: bool) -
     """
     for name, revision in revisions.items():
         if not shared:
-            pull(layout, name)
+            pull_dataset(name, layout)
         found = PackedDataset.open(layout.datasets / name).revision
         if found != revision:
             raise DataError(
@@ -45,13 +49,31 @@ def pull(layout: Layout, name: str) -> None:
         )
     cache = cache_folder("data") / "dvc"
     cache.mkdir(parents=True, exist_ok=True)
-    _dvc(layout.root, "config", "--local", "cache.dir", str(cache.resolve()))
-    _dvc(layout.root, "config", "--local", "cache.type", "reflink,hardlink,symlink,copy")
-    if not (layout.root / ".git").exists():
-        _dvc(layout.root, "config", "--local", "core.no_scm", "true")
-    # Whoever comes second finds all of it in the cache.
+    # Whoever comes second finds all of it in the cache; and two may share a folder, and its configuration.
     with FileLock(cache.with_name("dvc.lock")):
+        _dvc(layout.root, "config", "--local", "cache.dir", str(cache.resolve()))
+        _dvc(layout.root, "config", "--local", "cache.type", "reflink,hardlink,symlink,copy")
+        if not (layout.root / ".git").exists():
+            _dvc(layout.root, "config", "--local", "core.no_scm", "true")
         _dvc(layout.root, "pull", str(place))
+
+
+def may_pass(_: Any, __: Any, state: Any) -> bool:
+    """Return whether what a task failed of may pass by itself: a service's silence may, bad data does not."""
+    return isinstance(state.result(raise_on_failure=False), ServiceError)
+
+
+@task(
+    name="pull",
+    task_run_name="pull {name}",
+    cache_policy=NO_CACHE,
+    retries=4,
+    retry_delay_seconds=exponential_backoff(backoff_factor=5),
+    retry_condition_fn=may_pass,
+)
+def pull_dataset(name: str, layout: Layout) -> None:
+    """Have a dataset on this machine; where the network or the storage fail, try again."""
+    pull(layout, name)
 
 
 def _locked(root: Path) -> set[str]:
@@ -74,4 +96,16 @@ def _dvc(root: Path, *arguments: str) -> None:
     )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it left no message"]
-        raise ServiceError(f"`dvc {' '.join(arguments)}` failed: {lines[0][:300]}")
+        text = f"`dvc {' '.join(arguments)}` failed: {lines[0][:300]}"
+        if any(words in done.stderr for words in _FOR_GOOD):
+            raise DataError(f"{text}; `dvc push` what the sweep is to use, and check AWS_*")
+        raise ServiceError(text)
+
+
+_FOR_GOOD = (
+    "missing cache files",
+    "do not exist neither locally nor on remote",
+    "Forbidden",
+    "InvalidAccessKeyId",
+)
+"""What DVC says where trying again does not help."""

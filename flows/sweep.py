@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.tasks import exponential_backoff
 
 from flows.crew import Crew, Here
-from flows.datasets import pull
+from flows.datasets import pull_dataset
 from flows.progress import Listener, Log, heard, present_listener
 from ttl.errors import ServiceError
 from ttl.layout import Layout
@@ -80,11 +78,12 @@ def run_planned(sweep: Sweep, crew: Crew, listener: Listener) -> None:
     asked = True
     steps = sweep.pending()
     while steps or crew.running:
-        places = crew.places()
+        places = crew.places(len(steps) + len(crew.running))
         if asked:
             ahead = sum(len(sweep.unfinished(pack)) for pack in crew.running.values())
             listener.planned(steps, places, ahead)
-        started = sweep.packs(steps, max(1, len(places)))[: crew.idle]
+        idle = max(0, len(places) - len(crew.running))
+        started = sweep.packs(steps, max(1, len(places)))[:idle]
         for pack in started:
             sweep.hand(pack)
             crew.start(pack)
@@ -114,24 +113,6 @@ def make_crew(sweep: Sweep, listener: Listener) -> Crew:
             revisions=dict(sweep.space.datasets),
         )
     return Here(layout, listener, processes=wanted.processes, limit=wanted.slots, wait=wanted.busy == "wait")
-
-
-def may_pass(_: Any, __: Any, state: Any) -> bool:
-    """Return whether what a task failed of may pass by itself: a service's silence may, bad data does not."""
-    return isinstance(state.result(raise_on_failure=False), ServiceError)
-
-
-@task(
-    name="pull",
-    task_run_name="pull {name}",
-    cache_policy=NO_CACHE,
-    retries=4,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_condition_fn=may_pass,
-)
-def pull_dataset(name: str, layout: Layout) -> None:
-    """Have a dataset on this machine."""
-    pull(layout, name)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
