@@ -63,6 +63,10 @@ class Deployment:
     def state(self):
         return self.call("state", self.run_id)
 
+    def states(self):
+        """Return all states that the run has been in, and why."""
+        return self.call("states", self.run_id)
+
     def logs(self):
         return self.call("logs", self.run_id)
 
@@ -111,6 +115,9 @@ async def _client(what, *arguments):
             return str(run.id)
         if what == "state":
             return (await client.read_flow_run(arguments[0])).state.name
+        if what == "states":
+            states = await client.read_flow_run_states(arguments[0])
+            return "\n".join(f"{state.name}: {state.message or ''}" for state in states)
         if what == "cancel":
             await client.set_flow_run_state(arguments[0], Cancelling(), force=False)
             return "cancelling"
