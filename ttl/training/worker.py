@@ -206,6 +206,9 @@ class Worker:
                     try:
                         store.put_checkpoint(trial_id, path)
                         sent.add(path)
+                        if ended.is_set() and store.result(trial_id) is not None:
+                            # It came after the result, which had removed those before it.
+                            store.forget_checkpoints(trial_id)
                     except FileNotFoundError:
                         # A newer one has taken its place meanwhile.
                         told.set()
