@@ -6,7 +6,8 @@ from pathlib import Path
 from dvc.cli import main as dvc_main
 
 from ttl.data.steps import ImageSteps
-from ttl.release.description import DESCRIPTION, WEIGHTS, Description, OnnxFacts, sha256
+from ttl.files import sha256
+from ttl.release.description import DESCRIPTION, WEIGHTS, Description, OnnxFacts
 
 DVC_YAML = """\
 stages:

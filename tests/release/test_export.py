@@ -17,8 +17,9 @@ from tests.release.trained import CLASSES, NAME, Trained
 from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import auroc
+from ttl.files import sha256
 from ttl.models.network import NetworkSpec, build_network
-from ttl.release.description import read_description, sha256
+from ttl.release.description import read_description
 from ttl.release.export import export_model
 from ttl.release.int8 import Int8Rule
 from ttl.release.onnx import check_onnx, open_session, run_session

@@ -13,6 +13,7 @@ from ttl.data.dataset import Task
 from ttl.data.images import Fit
 from ttl.data.steps import ImageSteps
 from ttl.errors import ReleaseError
+from ttl.files import sha256
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -132,12 +133,6 @@ def read_description(folder: Path) -> Description:
         raise ReleaseError(f"{folder} holds no model: {DESCRIPTION} is missing") from error
     except (OSError, UnicodeDecodeError, ReleaseError) as error:
         raise ReleaseError(f"{path} cannot be read: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(folder: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ttl.data.dataset import PackedDataset
 from ttl.data.steps import ImageSteps
 from ttl.errors import ReleaseError, TrialError
+from ttl.files import sha256
 from ttl.release.card import write_card
 from ttl.release.comparison import Comparison
 from ttl.release.description import (
@@ -19,7 +20,6 @@ from ttl.release.description import (
     Description,
     Int8Facts,
     OnnxFacts,
-    sha256,
 )
 from ttl.release.int8 import Int8Rule, offer_int8
 from ttl.release.onnx import OPSET, TOLERANCE, check_onnx, open_session, run_session, write_onnx

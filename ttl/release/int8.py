@@ -16,8 +16,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ttl.evaluation.metrics import choose_threshold, decide
+from ttl.files import sha256
 from ttl.release.comparison import Comparison
-from ttl.release.description import INT8, ONNX, Int8Facts, sha256
+from ttl.release.description import INT8, ONNX, Int8Facts
 from ttl.release.onnx import INPUT, open_session, run_session
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from ttl.data.images import read_image
 from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities, decide, softmax
+from ttl.files import sha256
 from ttl.release import registry
-from ttl.release.description import DESCRIPTION, INT8, ONNX, WEIGHTS, Description, read_description, sha256
+from ttl.release.description import DESCRIPTION, INT8, ONNX, WEIGHTS, Description, read_description
 from ttl.release.onnx import open_session, run_session
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """The state of a trial between two epochs, on disk: each file is named by its epoch and its content."""
 
-import hashlib
 import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttl.files import sha256
 from ttl.training.trial import Trial
 
 if TYPE_CHECKING:
@@ -77,5 +77,4 @@ def whole(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]

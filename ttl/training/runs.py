@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ from uuid import uuid4
 import polars as pl
 
 from ttl.errors import TrialError
+from ttl.files import sha256
 from ttl.training import checkpoint
 from ttl.training.store import Store
 from ttl.training.trial import Step, Trial
@@ -196,7 +196,7 @@ class Runs:
         (work / TRIAL).write_text(json.dumps(trial.to_dict(), indent=2) + "\n", encoding="utf-8")
         kept = checkpoint.found(work)[: 1 if stopped else 0]
         left = {path.name for path in checkpoint.found(work)} - {path.name for path in kept}
-        files = {path.name: _sha256(path) for path in sorted(work.iterdir()) if path.name not in left}
+        files = {path.name: sha256(path) for path in sorted(work.iterdir()) if path.name not in left}
         for path in work.iterdir():
             _sync(path)
         write_json(work / RESULT, _plain({**result, FILES: files}))
@@ -211,7 +211,7 @@ class Runs:
         if self.result(trial_id) is not None or not (work / RESULT).is_file():
             return
         files: dict[str, str] = json.loads((work / RESULT).read_text(encoding="utf-8"))[FILES]
-        if all((work / name).is_file() and _sha256(work / name) == digest for name, digest in files.items()):
+        if all((work / name).is_file() and sha256(work / name) == digest for name, digest in files.items()):
             self._place(trial_id, work)
         else:
             # Another attempt has begun to write since.
@@ -290,11 +290,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     _sync(aside)
     aside.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ result is whole or absent, on storage without renames too.
 """
 
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from ttl.errors import ServiceError, TrialError
+from ttl.files import sha256
 from ttl.patience import patience as waiting
 from ttl.patience import seconds
 from ttl.training import checkpoint
@@ -106,7 +106,7 @@ class Store:
                     ) from None
                 continue
             for name in wanted:
-                if _sha256(folder / name) != pointer["files"][name]:
+                if sha256(folder / name) != pointer["files"][name]:
                     raise TrialError(
                         f"{at}/{name} is damaged: delete {self.root}/{trial_id} to train it again"
                     )
@@ -195,11 +195,7 @@ class Store:
             self._create(path, content)
         # It may be our own that exists, if only the answer was lost; and of storage that cannot create
         # exclusively, the last to write has it.
-        try:
-            made = self._patiently(lambda: self.files.cat_file(path), f"reading {path}")
-        except FileNotFoundError:
-            return None
-        if made != content:
+        if self._content(path) != content:
             return None
         if not self._alone(folder, newest, newest + 1):
             self._let_go(path)
@@ -424,8 +420,3 @@ def _is_for_good(error: BaseException | None) -> bool:
     if type(error).__name__ in _FOR_GOOD or isinstance(error, ssl.SSLCertVerificationError):
         return True
     return "CERTIFICATE_VERIFY_FAILED" in str(error) or _is_for_good(error.__cause__ or error.__context__)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
