@@ -72,7 +72,7 @@ class Deployment:
 
     def training(self):
         """Return whether a trial's first epoch is over."""
-        return bool(self.store._list(f"{self.store.root}/.checkpoints"))
+        return bool(self.store.bucket.names(".checkpoints"))
 
     def engine(self):
         """Return the flow's process."""

@@ -140,8 +140,8 @@ def check_store(address, options=None):
     assert len(store.trials()) == TRIALS
     for trial_id in store.trials():
         assert store.result(trial_id)["status"] == "completed"
-        folders = [name for name in store._list(f"{store.root}/{trial_id}") if name != "result.json"]
+        folders = [name for name in store.bucket.names(trial_id) if name != "result.json"]
         assert len(folders) == 1
     for hidden in (".claims", ".checkpoints"):
-        left = list(store.files.find(f"{store.root}/{hidden}"))
+        left = list(store.bucket.files.find(f"{store.bucket.root}/{hidden}"))
         assert not left, left

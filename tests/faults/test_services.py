@@ -27,11 +27,9 @@ def deployment(stack, monkeypatch):
     for name, value in stack.settings.client().items():
         monkeypatch.setenv(name, value)
     store = Store(stack.settings.client()["TTL_STORE"])
-    if store.files.exists(store.root):
-        store.files.rm(store.root, recursive=True)
+    store.bucket.remove("", folder=True)
     yield Deployment(stack, store)
-    if store.files.exists(store.root):
-        store.files.rm(store.root, recursive=True)
+    store.bucket.remove("", folder=True)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,7 @@ def address(bucket, request):
     name = f"s3://ttl/faults/{request.node.callspec.id if hasattr(request.node, 'callspec') else 'x'}"
     yield name
     store = Store(name)
-    if store.files.exists(store.root):
-        store.files.rm(store.root, recursive=True)
+    store.bucket.remove("", folder=True)
 
 
 @pytest.mark.parametrize("kind", list(HELD_SECONDS))

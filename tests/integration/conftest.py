@@ -37,5 +37,4 @@ def deployment(stack, store):
 
 def empty(store):
     """Remove all that is in a store."""
-    if store.files.exists(store.root):
-        store.files.rm(store.root, recursive=True)
+    store.bucket.remove("", folder=True)

@@ -19,9 +19,9 @@ def test_a_run_leaves_no_secret_anywhere(stack, client, store, deployment, tmp_p
     places = {"the database": database, "the run's logs": deployment.logs()}
     for path in [*settings.folder.glob("logs/*.log"), *settings.folder.glob("worker/**/*.log")]:
         places[str(path)] = path.read_text(errors="replace")
-    for name in store.files.find(store.root):
+    for name in store.bucket.files.find(store.bucket.root):
         if not name.endswith((".safetensors", ".parquet")):
-            places[name] = store.files.cat_file(name).decode(errors="replace")
+            places[name] = store.bucket.files.cat_file(name).decode(errors="replace")
     tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True)
     for name in tracked.stdout.split():
         places[name] = (PROJECT / name).read_bytes().decode(errors="replace")

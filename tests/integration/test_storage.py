@@ -21,7 +21,7 @@ def test_exactly_one_of_many_creates_a_claim(store):
 
     def try_it(one):
         try:
-            one._create(f"{one.root}/.claims/{ID}/0", str(id(one)).encode())
+            one.bucket.create(f".claims/{ID}/0", str(id(one)).encode())
         except FileExistsError:
             return False
         return True
@@ -38,7 +38,7 @@ def test_a_claim_keeps_others_out_until_it_is_given_back(store):
             assert not two
     with other.claim(ID, wait=False) as two:
         assert two
-    assert not store.files.find(f"{store.root}/.claims")
+    assert not store.bucket.files.find(f"{store.bucket.root}/.claims")
 
 
 def test_files_go_up_and_come_down_as_they_were(store, tmp_path):
@@ -60,7 +60,7 @@ def test_files_go_up_and_come_down_as_they_were(store, tmp_path):
 
 def test_a_missing_bucket_and_wrong_keys_are_said_at_once(client, tmp_path, monkeypatch):
     missing = Store("s3://no-such-bucket/runs")
-    with pytest.raises(ServiceError, match="which does not exist; make the bucket"):
+    with pytest.raises(ServiceError, match="does not exist; make the bucket"):
         missing.put_checkpoint(ID, Path(__file__))
     code = "from ttl.training.store import Store; Store('s3://ttl/runs').result('0')"
     wrong = subprocess.run(

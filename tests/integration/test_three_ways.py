@@ -72,7 +72,7 @@ def test_three_ways_lead_to_one_leaderboard(stack, client, store, deployment, ch
         (one.folder / "models" / "phantom" / "model.safetensors").read_bytes() for one in (later, alone)
     ]
     assert weights[0] == weights[1]
-    store.files.rm(store.root, recursive=True)
+    store.bucket.remove("", folder=True)
 
     on_ray = checkout("ray", **client)
     status, output = on_ray.run(*options("ray"))

@@ -13,8 +13,10 @@ from contextlib import ExitStack
 import polars as pl
 import pytest
 
+from ttl.bucket import Bucket
 from ttl.errors import ServiceError, TrialError
 from ttl.training import checkpoint
+from ttl.training.claims import Claim, Claims
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import HISTORY, HISTORY_SCHEMA, WEIGHTS, Runs, reach
 from ttl.training.store import Store
@@ -108,7 +110,7 @@ def test_what_was_half_written_is_not_there(tmp_path, store, monkeypatch):
     publish(one, {"status": "stopped", "epochs": 1, "val_auroc": 0.4}, b"early")
     one.share(ID)
     publish(one)
-    write, files = Store._write, len(one.result(ID)["files"]) + 1
+    write, files = Bucket.write, len(one.result(ID)["files"]) + 1
     for survived in range(files):
         left = [survived]
 
@@ -118,10 +120,10 @@ def test_what_was_half_written_is_not_there(tmp_path, store, monkeypatch):
             left[0] -= 1
             write(self, path, data)
 
-        monkeypatch.setattr(Store, "_write", dies)
+        monkeypatch.setattr(Bucket, "write", dies)
         with pytest.raises(KeyboardInterrupt):
             one.share(ID)
-        monkeypatch.setattr(Store, "_write", write)
+        monkeypatch.setattr(Bucket, "write", write)
         other.refresh(ID)
         assert other.result(ID)["status"] == "stopped"
         assert other.weights(ID).read_bytes() == b"early"
@@ -188,7 +190,7 @@ def test_of_many_that_want_a_trial_exactly_one_has_it(tmp_path):
 
     def try_it(store):
         start.wait()
-        return store._claimed(ID)
+        return store.claims.take(ID)
 
     with ThreadPoolExecutor(len(stores)) as several:
         claims = list(several.map(try_it, stores))
@@ -201,23 +203,24 @@ def test_a_claim_that_goes_while_it_is_looked_at_is_not_a_void_one(tmp_path, mon
     with ExitStack() as held:
         first = ExitStack()
         assert first.enter_context(one.claim(ID, wait=False))
-        look = Store._void
+        look = Claims._void
 
         def meanwhile(self, path):
             first.close()
             assert held.enter_context(three.claim(ID, wait=False))
             return look(self, path)
 
-        monkeypatch.setattr(two, "_void", meanwhile.__get__(two))
-        assert two._claimed(ID) is None
+        monkeypatch.setattr(two.claims, "_void", meanwhile.__get__(two.claims))
+        assert two.claims.take(ID) is None
 
 
 def test_of_two_that_follow_a_void_claim_not_both_have_it(tmp_path):
     one, two = (Store(str(tmp_path / "store"), lease=30) for _ in range(2))
     # `one` has seen the void claim 0, whose holder then let go; `two` has begun anew.
-    assert two._claimed(ID)
-    one._create(f"{one.root}/.claims/{ID}/1", b"mine")
-    assert not one._alone(f"{one.root}/.claims/{ID}", 0, 1)
+    assert two.claims.take(ID)
+    mine = Claim(f".claims/{ID}", 1, "me")
+    one.bucket.create(mine.path, mine.content(0))
+    assert not one.claims._alone(mine, void=0)
 
 
 def test_a_stopped_trial_goes_on_elsewhere_from_where_it_was(tmp_path, store):
@@ -257,7 +260,7 @@ def test_a_claim_holds_while_its_holder_lives_and_no_longer(tmp_path):
         assert time.monotonic() < deadline, "its holder shows no sign of life"
         with store.claim(ID, wait=False) as claimed:
             assert not claimed
-        (claim,) = (tmp_path / "store" / ".claims" / ID).iterdir()
+        (claim,) = (tmp_path / "store" / ".claims" / ID).glob("[0-9]")
         content = claim.read_text()
         if content and (not changed or content != changed[-1]):
             changed.append(content)
@@ -271,14 +274,14 @@ def test_a_claim_holds_while_its_holder_lives_and_no_longer(tmp_path):
 
 def test_a_storage_that_fails_for_a_while_is_waited_for_and_said_once(store, caplog, monkeypatch):
     failures = [OSError("Please reduce your request rate"), TimeoutError("no answer"), ConnectionResetError()]
-    read = type(store.files).cat_file
+    read = type(store.bucket.files).cat_file
 
     def unreliable(self, path, **options):
         if failures:
             raise failures.pop()
         return read(self, path, **options)
 
-    monkeypatch.setattr(type(store.files), "cat_file", unreliable)
+    monkeypatch.setattr(type(store.bucket.files), "cat_file", unreliable)
     with caplog.at_level(logging.WARNING):
         assert store.result(ID) is None
     assert not failures
@@ -294,14 +297,14 @@ def test_a_storage_that_stays_silent_ends_the_sweep_and_says_that_nothing_is_los
     def silent(*_, **__):
         raise OSError("Connect timeout")
 
-    monkeypatch.setattr(type(store.files), "cat_file", silent)
+    monkeypatch.setattr(type(store.bucket.files), "cat_file", silent)
     with pytest.raises(ServiceError, match=r"has not answered for 1 s .*the same command goes on from there"):
         store.result(ID)
 
     def refused(*_, **__):
         raise PermissionError("The AWS Access Key Id you provided does not exist")
 
-    monkeypatch.setattr(type(store.files), "cat_file", refused)
+    monkeypatch.setattr(type(store.bucket.files), "cat_file", refused)
     with pytest.raises(ServiceError, match=r"cannot be used .* check AWS_ACCESS_KEY_ID"):
         store.result(ID)
 
@@ -312,7 +315,7 @@ def test_a_lease_that_is_no_time_is_refused(text, tmp_path, monkeypatch):
     with pytest.raises(ServiceError, match=f"TTL_LEASE_SECONDS is '{text}'"):
         Store(str(tmp_path))
     monkeypatch.delenv("TTL_LEASE_SECONDS")
-    with pytest.raises(ServiceError, match="TTL_STORE is 'no-such-thing://x'"):
+    with pytest.raises(ServiceError, match="TTL_STORE: 'no-such-thing://x' is no folder or bucket"):
         Store("no-such-thing://x")
 
 
@@ -321,7 +324,7 @@ def test_a_copy_without_weights_is_not_given_for_the_whole(tmp_path, store, capl
     publish(one)
     one.share(ID)
     other.refresh(ID)
-    store.files.rm(store.root, recursive=True)
+    store.bucket.remove("", folder=True)
     other.share(ID)
     assert store.result(ID) is None
     assert "its weights are not here" in caplog.text

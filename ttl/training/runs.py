@@ -123,16 +123,12 @@ class Runs:
                     f"{path} does not exist, and no store is named where it may be: set TTL_STORE to the one "
                     "that the sweep used, or delete the folder to train the trial again"
                 )
-            aside = self.root / ".partial" / f"{trial_id}.fetched-{uuid4().hex[:8]}"
-            aside.mkdir(parents=True)
-            try:
+            with self._aside(trial_id) as aside:
                 brought = self.store.get(trial_id, aside, [WEIGHTS])
-                if brought[FILES] != (self.result(trial_id) or {}).get(FILES):
-                    self._bring(trial_id, (*SMALL, WEIGHTS))
-                else:
+                if brought[FILES] == (self.result(trial_id) or {}).get(FILES):
                     (aside / WEIGHTS).replace(path)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                    return path
+            self._bring(trial_id, (*SMALL, WEIGHTS))
         return path
 
     def refresh(self, trial_id: str) -> None:
@@ -223,14 +219,18 @@ class Runs:
 
     def _bring(self, trial_id: str, names: Sequence[str]) -> None:
         assert self.store is not None
-        aside = self.root / ".partial" / f"{trial_id}.fetched-{uuid4().hex[:8]}"
-        aside.mkdir(parents=True)
-        try:
-            result = self.store.get(trial_id, aside, names)
-            write_json(aside / RESULT, result)
+        with self._aside(trial_id) as aside:
+            write_json(aside / RESULT, self.store.get(trial_id, aside, names))
             self._place(trial_id, aside)
+
+    @contextmanager
+    def _aside(self, trial_id: str) -> Iterator[Path]:
+        folder = self.root / ".partial" / f"{trial_id}.fetched-{uuid4().hex[:8]}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _place(self, trial_id: str, made: Path) -> None:
         """Put a whole folder into a trial's place."""

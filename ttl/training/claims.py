@@ -1,0 +1,158 @@
+"""Claims: a machine's word to the others that it works on something, in a bucket that is all they share."""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from uuid import uuid4
+
+from ttl.bucket import Bucket
+
+logger = logging.getLogger(__name__)
+
+FOLDER = ".claims"
+
+
+class Claims:
+    """Claims under one address.
+
+    A claim is an object that exactly one machine can create. While it holds, its holder rewrites it four
+    times in `lease` seconds; when whoever wants it has seen no change for so long, it is void, and the next
+    one may be created. No clock is compared with another machine's.
+
+    Args:
+        bucket: where they lie.
+        lease: seconds without a sign of life after which a claim is void.
+
+    """
+
+    def __init__(self, bucket: Bucket, lease: float) -> None:
+        self.bucket = bucket
+        self.lease = lease
+        # For signs of life: one that hangs must not keep the next from coming in time.
+        self.quick = Bucket(bucket.address, patience=0, timeout=lease / 4)
+        self.watched: dict[str, _Watch] = {}
+
+    @contextmanager
+    def hold(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Keep all other machines from what has this name meanwhile; yield whether that is so."""
+        claim = self.take(name)
+        while claim is None and wait:
+            time.sleep(self.lease / 4)
+            claim = self.take(name)
+        if claim is None:
+            yield False
+            return
+        done = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(claim, done), name=f"claim-{name}", daemon=True)
+        beat.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            beat.join()
+            with suppress(Exception):
+                for number in _numbers(self.quick, claim.folder):
+                    if number <= claim.number:
+                        self._let_go(f"{claim.folder}/{number}")
+
+    def take(self, name: str) -> "Claim | None":
+        """Return a claim just made, None if somebody else has one. Nobody keeps it alive yet."""
+        folder = f"{FOLDER}/{name}"
+        newest = max(_numbers(self.bucket, folder), default=-1)
+        if newest >= 0 and not self._void(f"{folder}/{newest}"):
+            return None
+        claim = Claim(folder, newest + 1, f"{socket.gethostname()} {os.getpid()} {uuid4().hex[:8]}")
+        with suppress(FileExistsError):
+            self.bucket.create(claim.path, claim.content(0))
+        # It may be our own that exists, if only the answer was lost; and of storage that cannot create
+        # exclusively, the last to write has it.
+        if self._content(claim.path) != claim.content(0):
+            return None
+        if not self._alone(claim, void=newest):
+            self._let_go(claim.path)
+            return None
+        return claim
+
+    def _alone(self, claim: "Claim", *, void: int) -> bool:
+        """Return whether beside a claim there is none but the one that was void."""
+        for number in _numbers(self.bucket, claim.folder):
+            if number == claim.number:
+                continue
+            path = f"{claim.folder}/{number}"
+            watch = self.watched.get(path)
+            if number != void or watch is None or self._content(path) != watch.content:
+                return False
+        return True
+
+    def _content(self, path: str) -> bytes | None:
+        try:
+            return self.bucket.read(path)
+        except FileNotFoundError:
+            return None
+
+    def _let_go(self, path: str) -> None:
+        """Remove a claim, at one try: it goes void by itself."""
+        with suppress(Exception):
+            self.quick.remove(path)
+
+    def _void(self, path: str) -> bool:
+        """Return whether a claim shows no sign of life: three looks, none of them failed, saw no change."""
+        try:
+            content = self.quick.read(path)
+        except Exception:  # noqa: BLE001 - whatever kept us from looking kept its holder from writing
+            self.watched.pop(path, None)
+            return False
+        watch, now = self.watched.get(path), time.monotonic()
+        if watch is None or watch.content != content or now - watch.last > self.lease:
+            self.watched[path] = _Watch(content, now, now, 1)
+            return False
+        watch.looks, watch.last = watch.looks + 1, now
+        return watch.looks >= 3 and now - watch.since > self.lease
+
+    def _beat(self, claim: "Claim", done: threading.Event) -> None:
+        beat = 0
+        while not done.wait(self.lease / 4):
+            beat += 1
+            with suppress(Exception):
+                self.quick.write(claim.path, claim.content(beat))
+                if max(_numbers(self.quick, claim.folder)) > claim.number:
+                    logger.warning(
+                        "%s: another machine took this one for dead, and works on it too", claim.folder
+                    )
+                    return
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One machine's claim: the file `number` in the folder of what it claims."""
+
+    folder: str
+    number: int
+    holder: str
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return f"{self.folder}/{self.number}"
+
+    def content(self, beat: int) -> bytes:
+        """Return what it says at a beat."""
+        return json.dumps({"holder": self.holder, "beat": beat}).encode()
+
+
+@dataclass(slots=True)
+class _Watch:
+    content: bytes
+    since: float
+    last: float
+    looks: int
+
+
+def _numbers(bucket: Bucket, folder: str) -> list[int]:
+    return [int(name) for name in bucket.names(folder) if name.isdigit()]
