@@ -8,7 +8,7 @@ import polars as pl
 import psutil
 import pytest
 
-from tests.projects import Project
+from tests.projects import ROOT, Project
 from tests.services import running_stack, until
 from ttl.search.results import LEADERBOARD
 from ttl.training.devices import Lease, find_slots, take
@@ -28,6 +28,22 @@ LEFT_SECONDS = 15
 """So soon after a fault nothing is left of what it hit."""
 
 TIMES = ("train_seconds", "latency_ms")
+
+COUNT_EPOCHS = """
+import sys
+if "ttl.training.job" in " ".join(sys.orig_argv):
+    from ttl.training import checkpoint
+    save = checkpoint.save
+
+    def counted(folder, trial, epoch, *arguments, **options):
+        path = save(folder, trial, epoch, *arguments, **options)
+        with open({file!r}, "a") as file:
+            file.write(f"{{trial.trial_id}} {{epoch}}\\n")
+        return path
+
+    checkpoint.save = counted
+"""
+"""Has a project's trainers write down each epoch that they have finished."""
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +99,19 @@ def api(stack):
 
 @pytest.fixture
 def small(stack, datasets, tmp_path):
-    """A fresh project with the small sweep."""
-    return Project.make(tmp_path / "project", datasets, api(stack), **SMALL)
+    """A fresh project with the small sweep, which counts its epochs."""
+    project = Project.make(tmp_path / "project", datasets, api(stack), **SMALL)
+    trainers_run(project, COUNT_EPOCHS.format(file=str(project.folder / "epochs")))
+    return project
+
+
+def trainers_run(project, code):
+    """Have the trainers of a project run some code first."""
+    site = project.folder / "site"
+    site.mkdir(exist_ok=True)
+    with (site / "sitecustomize.py").open("a") as file:
+        file.write(code)
+    project.environment["PYTHONPATH"] = f"{site}:{ROOT}"
 
 
 def checkpoint_of(project, epoch):
@@ -121,8 +148,11 @@ def leased(slot):
     return lease if isinstance(lease, Lease) else None
 
 
-def check_whole(project, undisturbed):
-    """Check that each trial has one result, the undisturbed one, and nothing else is to be seen."""
+def check_whole(project, undisturbed, *, again=0):
+    """Check that each trial has one result, the undisturbed one, and nothing else is to be seen.
+
+    Of the epochs that were finished, so many were trained `again`: none but where a checkpoint was damaged.
+    """
     board = leaderboard(project.folder)
     assert board.equals(undisturbed), f"{board}\n{undisturbed}"
     results = list((project.folder / "runs").glob("*/result.json"))
@@ -131,6 +161,15 @@ def check_whole(project, undisturbed):
         values = json.loads(path.read_text())
         assert values["status"] == "completed"
         assert {one.name for one in path.parent.iterdir()} == {"result.json", *values["files"]}
+    if (epochs := project.folder / "epochs").exists():
+        finished = epochs.read_text().splitlines()
+        assert set(finished) == {
+            # The last leaves a result, and no checkpoint.
+            f"{path.parent.name} {epoch}"
+            for path in results
+            for epoch in range(1, EPOCHS)
+        }
+        assert len(finished) == TRIALS * (EPOCHS - 1) + again
     check_nothing_is_left(project)
 
 

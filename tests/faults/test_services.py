@@ -98,26 +98,24 @@ def test_the_worker_is_killed(deployment, expected, stack, told):
     check_run(deployment)
 
 
-def test_the_server_is_killed(deployment, expected, stack, told):
-    deployment.start(**PARAMETERS)
-    until(deployment.training, 120, "it trains")
-    assert deployment.state() == "Running"
+def kill_the_server(stack):
     stack.kill("prefect")
     stack.services.prefect()
-    assert deployment.ends("Completed") == "Completed"
-    assert scores(deployment.store) == expected
-    told.lines.append(("kill -9 of the Prefect server", said(deployment, "Completed")))
-    check_run(deployment)
 
 
-def test_the_database_is_restarted(deployment, expected, stack, told):
+def restart_the_database(stack):
+    stack.restart("postgres")
+
+
+@pytest.mark.parametrize("fault", [kill_the_server, restart_the_database])
+def test_what_prefect_stands_on_fails(deployment, expected, stack, told, fault):
     deployment.start(**PARAMETERS)
     until(deployment.training, 120, "it trains")
     assert deployment.state() == "Running"
-    stack.restart("postgres")
+    fault(stack)
     assert deployment.ends("Completed") == "Completed"
     assert scores(deployment.store) == expected
-    told.lines.append(("restart of PostgreSQL", said(deployment, "Completed")))
+    told.lines.append((fault.__name__.replace("_", " "), said(deployment, "Completed")))
     check_run(deployment)
 
 
