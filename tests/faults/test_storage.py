@@ -1,11 +1,14 @@
 """Faults of S3, on the wire in front of a real server: 503, resets, silence, uploads cut short."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
 from conftest import SMALL, api, check_store, check_whole, leaderboard
 
-from tests.projects import Project
+from tests.projects import ROOT, Project
 from tests.proxy import Proxy
 from tests.services import until
 from ttl.training.store import Store
@@ -18,6 +21,23 @@ SAID = {
     "silent": "does not answer",
     "truncate": "does not answer",
 }
+
+
+PULL = """
+from pathlib import Path
+from prefect import flow
+from flows.datasets import pull_dataset
+from ttl.layout import Layout
+
+@flow
+def pulls():
+    pull_dataset("{name}", Layout(root=Path.cwd()))
+
+pulls()
+"""
+"""A machine has a dataset pulled, as every flow does first."""
+
+LOCAL_REMOTE = ("remote", "modify", "--local", "storage", "endpointurl")
 
 
 @pytest.fixture
@@ -78,3 +98,41 @@ def test_two_machines_with_the_same_trials(stack, datasets, undisturbed, bucket,
     # A result has one training's times, and both machines have the same.
     files = [sorted((machine.folder / "runs").glob("*/result.json")) for machine in machines]
     assert [path.read_text() for path in files[0]] == [path.read_text() for path in files[1]]
+
+
+def test_dvcs_storage_fails_while_a_dataset_is_pulled(stack, bucket, tmp_path, told):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", stack.settings.repository, clone], check=True)
+    environment = os.environ | api(stack) | {"TTL_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+
+    def pulls(name):
+        return subprocess.Popen(
+            [sys.executable, "-c", PULL.format(name=name)],
+            cwd=clone,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    with Proxy(("127.0.0.1", stack.settings.ports["s3"])) as proxy:
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *LOCAL_REMOTE, proxy.address],
+            cwd=clone,
+            check=True,
+        )
+        with proxy.fault("busy"):
+            process = pulls("phantom")
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if "Retry 1/4" in line:
+                    break
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, "".join(lines) + output
+    assert (clone / "data" / "packed" / "phantom" / "dataset.json").is_file()
+    told.lines.append(("DVC's storage: busy", lines[-1]))
+    # What cannot pass is not tried again.
+    output, _ = pulls("nowhere").communicate(timeout=200)
+    assert "does not name data/packed/nowhere" in output
+    assert "Retry" not in output
