@@ -42,20 +42,38 @@ def pull(layout: Layout, name: str) -> None:
     Raises `DataError` where dvc.lock does not know it, `ServiceError` where it cannot be pulled.
     """
     place = (layout.datasets / name).relative_to(layout.root)
-    if str(place) not in _locked(layout.root):
+    if not pointer(layout, name).is_file() and str(place) not in _locked(layout.root):
         raise DataError(
             f"dvc.lock in {layout.root} does not name {place}: run "
-            f"`dvc repro prepare@{name}` and `dvc push`, and commit dvc.lock"
+            f"`dvc repro prepare@{name}` and `dvc push`, and commit dvc.lock; of a dataset that grows by "
+            f"drops, {place}.dvc is committed by the flow ttl-intake"
         )
+    use_machine_cache(layout)
+    with FileLock(machine_cache().with_name("dvc.lock")):
+        run_dvc(layout.root, "pull", "--force", str(place))
+
+
+def pointer(layout: Layout, name: str) -> Path:
+    """Return the file by which git knows a dataset that grows by drops."""
+    return layout.datasets / f"{name}.dvc"
+
+
+def machine_cache() -> Path:
+    """Return the folder of DVC's cache that all clones on this machine share."""
     cache = cache_folder("data") / "dvc"
     cache.mkdir(parents=True, exist_ok=True)
-    # Whoever comes second finds all of it in the cache; and two may share a folder, and its configuration.
+    return cache
+
+
+def use_machine_cache(layout: Layout) -> None:
+    """Have a clone use the machine's cache: whoever comes second finds all of a dataset in it."""
+    cache = machine_cache()
+    # Two may share a folder, and its configuration.
     with FileLock(cache.with_name("dvc.lock")):
-        _dvc(layout.root, "config", "--local", "cache.dir", str(cache.resolve()))
-        _dvc(layout.root, "config", "--local", "cache.type", "reflink,hardlink,symlink,copy")
+        run_dvc(layout.root, "config", "--local", "cache.dir", str(cache.resolve()))
+        run_dvc(layout.root, "config", "--local", "cache.type", "reflink,hardlink,symlink,copy")
         if not (layout.root / ".git").exists():
-            _dvc(layout.root, "config", "--local", "core.no_scm", "true")
-        _dvc(layout.root, "pull", str(place))
+            run_dvc(layout.root, "config", "--local", "core.no_scm", "true")
 
 
 def may_pass(_: Any, __: Any, state: Any) -> bool:
@@ -84,7 +102,8 @@ def _locked(root: Path) -> set[str]:
     return {out["path"] for stage in values["stages"].values() for out in stage.get("outs", ())}
 
 
-def _dvc(root: Path, *arguments: str) -> None:
+def run_dvc(root: Path, *arguments: str) -> None:
+    """Run DVC. Raises `ServiceError` for what may pass by itself, `DataError` for what does not."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,

@@ -10,6 +10,7 @@ import yaml
 from ttl.data.fields import build
 from ttl.data.spec import DatasetSpec
 from ttl.errors import ParamsError
+from ttl.intake.spec import IntakeSpec
 from ttl.models.names import Granularity, Strategy
 from ttl.search.rule import SelectionRule
 from ttl.training.recipe import Recipe, make_recipe
@@ -25,9 +26,9 @@ BUSY = ("wait", "skip")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepParams:
-    """What a sweep runs. `datasets` are names under `prepare`; None takes all of them.
+    """What a sweep runs. `datasets` are names under `prepare` and `intake`; None takes all of them.
 
-    `sources` are `imagenet`, `random` or weights files. `recipe` is a recipe's name, or a mapping with a
+    `cuts` are the only ones looked at, None looks at all of them. `sources` are `imagenet`, `random` or weights files. `recipe` is a recipe's name, or a mapping with a
     `base` and changes. `processes` is per trial; `slots` limits how many jobs run at once, None takes what
     the machine has. `executor` runs jobs on this machine or on a Ray cluster, where a process of a trial
     takes a GPU, or one of a `resource` of that name where there are no GPUs. Devices that others use are
@@ -39,6 +40,7 @@ class SweepParams:
     sources: tuple[str, ...] = ("imagenet",)
     strategies: tuple[Strategy, ...] = ("ftl", "ttl", "lwft", "tf")
     granularity: Granularity = "stage"
+    cuts: tuple[str, ...] | None = None
     planner: str = "race"
     seeds: tuple[int, ...] = (0,)
     recipe: Any = "fast"
@@ -57,6 +59,8 @@ class SweepParams:
                 raise ParamsError(f"sweep.{name} is empty; give at least one")
             if len(set(values)) < len(values):
                 raise ParamsError(f"sweep.{name} is {list(values)}; each may stand there once")
+        if self.cuts is not None and not self.cuts:
+            raise ParamsError("sweep.cuts is empty; give at least one, or leave it out for all")
         for name, low in (("image_size", 16), ("processes", 1), ("slots", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
@@ -79,21 +83,32 @@ class SweepParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    """All of `params.yaml`; a section is a stage of `dvc.yaml`, and `selection` belongs to its sweep."""
+    """All of `params.yaml`; a section is a stage of `dvc.yaml`, and `selection` belongs to its sweep.
+
+    Datasets under `prepare` are made of what lies somewhere, those under `intake` grow by drops.
+    """
 
     prepare: Mapping[str, DatasetSpec]
+    intake: Mapping[str, IntakeSpec] = field(default_factory=dict)
     sweep: SweepParams = field(default_factory=SweepParams)
     selection: SelectionRule = field(default_factory=SelectionRule)
 
     def __post_init__(self) -> None:
-        """Refuse a sweep over a dataset that is not described."""
+        """Refuse a sweep over a dataset that is not described, and one described twice."""
+        known = [*self.prepare, *self.intake]
         for name in self.sweep.datasets or ():
-            self.spec(name)
+            if name not in known:
+                raise ParamsError(
+                    f"params.yaml describes no dataset {name!r} under `prepare` or `intake` "
+                    f"(it has: {', '.join(known) or 'none'}); add it"
+                )
+        for name in set(self.prepare) & set(self.intake):
+            raise ParamsError(f"{name} stands under `prepare` and under `intake`; one of them makes it")
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """The names of the datasets to sweep over."""
-        return tuple(self.prepare) if self.sweep.datasets is None else self.sweep.datasets
+        return (*self.prepare, *self.intake) if self.sweep.datasets is None else self.sweep.datasets
 
     def spec(self, dataset: str) -> DatasetSpec:
         """Return what `prepare` says of a dataset."""
@@ -103,6 +118,15 @@ class Params:
                 f"params.yaml describes no dataset {dataset!r} under `prepare` (it has: {known}); add it"
             )
         return self.prepare[dataset]
+
+    def intake_spec(self, dataset: str) -> IntakeSpec:
+        """Return what `intake` says of a dataset."""
+        if dataset not in self.intake:
+            known = ", ".join(self.intake) or "none"
+            raise ParamsError(
+                f"params.yaml describes no dataset {dataset!r} under `intake` (it has: {known}); add it"
+            )
+        return self.intake[dataset]
 
 
 def changes_results(overrides: Mapping[str, Any]) -> bool:
@@ -123,14 +147,18 @@ def load_params(path: Path = FILE, overrides: Mapping[str, Any] | None = None) -
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise ParamsError(f"{path} holds {type(values).__name__}; it must be a mapping of sections")
-    unknown = sorted(set(values) - {"prepare", "sweep", "selection"})
+    unknown = sorted(set(values) - {"prepare", "intake", "sweep", "selection"})
     if unknown:
-        raise ParamsError(f"{path} has a section {unknown[0]!r}; it may have: prepare, sweep, selection")
+        raise ParamsError(f"{path} has a section {unknown[0]!r}; it may have: prepare, intake, sweep, selection")
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     return Params(
         prepare={
             str(name): _watched(DatasetSpec.from_dict(spec, name=str(name)), str(name))
             for name, spec in (values.get("prepare") or {}).items()
+        },
+        intake={
+            str(name): build(IntakeSpec, spec, where=f"intake.{name}")
+            for name, spec in (values.get("intake") or {}).items()
         },
         sweep=build(SweepParams, {**(values.get("sweep") or {}), **given}, where="sweep"),
         selection=build(SelectionRule, values.get("selection") or {}, where="selection"),

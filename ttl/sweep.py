@@ -15,7 +15,7 @@ import polars as pl
 from filelock import FileLock
 
 from ttl.data.dataset import PackedDataset
-from ttl.errors import SearchError, TTLError
+from ttl.errors import ParamsError, SearchError, TTLError
 from ttl.evaluation.statistics import Interval
 from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
@@ -257,8 +257,9 @@ class Sweep:
 def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
     """Return the space of a sweep."""
     sweep = params.sweep
+    _check_cuts(sweep.cuts, sweep.backbones)
     cuts: dict[tuple[str, Granularity], tuple[Cut, ...]] = {
-        (backbone, granularity): list_cuts(backbone, granularity)
+        (backbone, granularity): _wanted(list_cuts(backbone, granularity), sweep.cuts)
         for backbone in sweep.backbones
         for granularity in GRANULARITIES
     }
@@ -279,6 +280,22 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
             for source in sweep.sources
         },
     )
+
+
+def _check_cuts(names: tuple[str, ...] | None, backbones: tuple[str, ...]) -> None:
+    known = {
+        cut.name for one in backbones for granularity in GRANULARITIES for cut in list_cuts(one, granularity)
+    }
+    for name in names or ():
+        if name not in known:
+            raise ParamsError(
+                f"sweep.cuts has {name!r}, which is no cut of {', '.join(backbones)}; `ttl cuts` lists them"
+            )
+
+
+def _wanted(cuts: tuple[Cut, ...], names: tuple[str, ...] | None) -> tuple[Cut, ...]:
+    """Return the cuts of these names, and the whole backbone."""
+    return tuple(cut for cut in cuts if names is None or cut.name in names or cut.whole)
 
 
 def describe(dataset: PackedDataset) -> dict[str, Any]:

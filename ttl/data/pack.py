@@ -37,7 +37,7 @@ def pack(
     one step once all is written; when anything fails, what was there stays. Raises `DataError` for samples
     that do not fit together, and whatever `contents` raises.
     """
-    with _beside(out) as aside:
+    with replacing(out) as aside:
         rows = _write_shards(contents, aside, shard_bytes)
         labels, patients = [r["label"] for r in rows], [r["patient_id"] for r in rows]
         hashes, given = [r["sha256"] for r in rows], [r["split"] for r in rows]
@@ -127,7 +127,7 @@ def _check(sample: Sample, contents: Contents) -> None:
 
 
 @contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place at the end, unless an error comes first.
 
     An operating-system lock on that folder keeps two writers of one dataset apart and goes with its process,

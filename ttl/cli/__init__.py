@@ -1,0 +1,35 @@
+"""The command line, `ttl …`: it reads what was typed, calls the library, and prints."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from ttl.cli import models, networks, sweeps
+from ttl.cli.data import data_app
+from ttl.cli.models import models_app
+from ttl.cli.shared import escaped
+from ttl.errors import TTLError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+app.add_typer(data_app, name="data")
+for command in (
+    networks.cuts,
+    networks.cost,
+    sweeps.sweep,
+    sweeps.leaderboard,
+    sweeps.report,
+    models.predict,
+    models.release,
+):
+    app.command()(command)
+app.add_typer(models_app, name="models")
+
+
+def main() -> None:
+    """Run the command line; an error that a user can meet is one message, and exit status 1."""
+    try:
+        app()
+    except TTLError as error:
+        Console(stderr=True).print(f"[red bold]error:[/] {escaped(error)}", highlight=False, soft_wrap=True)
+        sys.exit(1)

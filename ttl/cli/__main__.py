@@ -1,0 +1,5 @@
+"""`python -m ttl.cli …`."""
+
+from ttl.cli import main
+
+main()

@@ -1,0 +1,266 @@
+"""Appending what drops brought to a packed dataset: new shards and rows, and all that was there as it was."""
+
+import datetime
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ttl.data import splits
+from ttl.data.dataset import INFO, SAMPLES, SCHEMA, SPLITS, DatasetInfo, PackedDataset, shard_name
+from ttl.data.pack import SHARD_BYTES, replacing
+from ttl.data.sources.base import task_of
+from ttl.errors import DataError
+from ttl.intake.spec import IntakeSpec
+from ttl.intake.verdict import Checked, Image
+
+ROLLING = "rolling"
+"""The split of patients who came after the test set was frozen, and who are not trained on either."""
+
+IMAGES_SCHEMA = pl.Schema({"sample_id": pl.String, "phash": pl.String})
+RECEIVED_SCHEMA = pl.Schema(
+    [("sample_id", pl.String), ("drop", pl.String), ("received_at", pl.Datetime("us", "UTC"))]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The record of a drop that has been taken, beside the dataset's shards: `drop-<digest>.json`.
+
+    `digest` is the SHA-256 of the drop's manifest. `received_at` is when it was taken. `quarantined` gives
+    each file that did not get in, by a keyed hash of its path, with the reason.
+    """
+
+    site: str
+    drop: str
+    digest: str
+    received_at: datetime.datetime
+    accepted: int
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many files were quarantined, by reason."""
+        return dict(sorted(Counter(self.quarantined.values()).items()))
+
+    def to_json(self) -> str:
+        """Return the record as JSON."""
+        values = {**asdict(self), "received_at": self.received_at.isoformat()}
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Taken":
+        """Return the record that `to_json` gave."""
+        values = json.loads(text)
+        return cls(**{**values, "received_at": datetime.datetime.fromisoformat(values["received_at"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A drop that is being taken: what it is, and the verdict on each of its files, once.
+
+    `hide` gives the keyed hash of a path: names of files may name people.
+    """
+
+    site: str
+    drop: str
+    digest: str
+    received_at: datetime.datetime
+    checked: Iterable[Checked]
+    hide: Callable[[str], str]
+
+
+def taken(root: Path) -> list[Taken]:
+    """Return the drops that a dataset was made of, in the order in which they came."""
+    records = [Taken.from_json(path.read_text(encoding="utf-8")) for path in root.glob("drop-*.json")]
+    return sorted(records, key=lambda one: (one.received_at, one.site, one.drop))
+
+
+def phashes(root: Path) -> pl.DataFrame:
+    """Return the perceptual hashes of the samples that came in drops: `sample_id`, `phash`."""
+    return pl.concat(
+        [pl.DataFrame(schema=IMAGES_SCHEMA), *(pl.read_parquet(path) for path in root.glob("drop-*.parquet"))]
+    )
+
+
+def received(root: Path) -> pl.DataFrame:
+    """Return which sample came when: `sample_id`, `drop` (`<site>/<drop>`), `received_at` (UTC)."""
+    rows = [
+        pl.read_parquet(root / f"{_stem(one.digest)}.parquet").select(
+            "sample_id",
+            pl.lit(f"{one.site}/{one.drop}").alias("drop"),
+            pl.lit(one.received_at).dt.cast_time_unit("us").alias("received_at"),
+        )
+        for one in taken(root)
+    ]
+    return pl.concat([pl.DataFrame(schema=RECEIVED_SCHEMA), *rows])
+
+
+def append(name: str, spec: IntakeSpec, deliveries: Iterable[Delivery], root: Path) -> list[Taken]:
+    """Make the dataset in the folder `root` of what is there and of these drops; return the drops' records.
+
+    Old shards and rows stay as they are, byte for byte; new images come in new shards, one image at a time
+    in memory. The folder is replaced in one step: it has a drop's images and its record, or neither.
+
+    Images of known patients go where the patients are, new patients where `side_of` sends them. A dataset
+    that is not there yet is divided as `spec.split` says, and its test split is frozen from then on. Raises
+    `DataError` for a first delivery that does not give every split every class, and for images that do not
+    fit the dataset.
+    """
+    before = PackedDataset.open(root) if (root / INFO).is_file() else None
+    if before is not None:
+        _check_fits(before, spec)
+    with replacing(root) as aside:
+        if before is not None:
+            _keep(root, aside)
+        first = 0 if before is None else int(before.samples["shard"].max()) + 1  # type: ignore[arg-type]
+        records, rows = _write(deliveries, aside, spec, first)
+        if before is None and not rows:
+            raise DataError(f"{name}: none of the images was accepted, so there is no dataset to begin with")
+        sides, notes = _sides(before, rows, spec)
+        new = pl.DataFrame([{**row, "split": side} for row, side in zip(rows, sides, strict=True)], SCHEMA)
+        samples = new if before is None else pl.concat([before.samples, new])
+        samples.write_parquet(aside / SAMPLES)
+        info = _describe(name, spec, samples, before, notes)
+        (aside / INFO).write_text(
+            json.dumps(info.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return records
+
+
+def side_of(patient_id: str, spec: IntakeSpec) -> str:
+    """Return the split of a patient who came after the test set was frozen.
+
+    It follows from the patient's keyed hash alone: whatever drops the images come in, in whichever order,
+    the same patient is on the same side, and every drop, however small, gives each side its share.
+    """
+    share = int(patient_id, 16) / 16 ** len(patient_id)
+    if share < spec.rolling:
+        return ROLLING
+    val = spec.split.val / (spec.split.train + spec.split.val)
+    return "val" if (share - spec.rolling) / (1 - spec.rolling) < val else "train"
+
+
+def _sides(
+    before: PackedDataset | None, rows: Sequence[Mapping[str, Any]], spec: IntakeSpec
+) -> tuple[list[str], tuple[str, ...]]:
+    if before is None:
+        made = splits.divide(
+            [row["label"] for row in rows],
+            [row["patient_id"] for row in rows],
+            [row["sha256"] for row in rows],
+            classes=spec.classes,
+            fractions=spec.split.to_dict(),
+            seed=spec.seed,
+        )
+        return list(made.names), made.notes
+    known = dict(before.samples.select("patient_id", "split").iter_rows())
+    return [known.get(row["patient_id"]) or side_of(row["patient_id"], spec) for row in rows], ()
+
+
+def _write(
+    deliveries: Iterable[Delivery], folder: Path, spec: IntakeSpec, first: int
+) -> tuple[list[Taken], list[dict[str, Any]]]:
+    per_shard = max(1, SHARD_BYTES // int(np.prod(spec.shape)))
+    records: list[Taken] = []
+    rows: list[dict[str, Any]] = []
+    for delivery in deliveries:
+        quarantined: dict[str, str] = {}
+        hashes: list[tuple[str, str]] = []
+        number = first + (rows[-1]["shard"] - first + 1 if rows else 0)
+        for position, image in enumerate(_accepted(delivery, quarantined)):
+            shard, row = divmod(position, per_shard)
+            with (folder / shard_name(number + shard)).open("ab") as file:
+                file.write(np.ascontiguousarray(image.pixels).data)
+            rows.append(_row(image, delivery.site, number + shard, row))
+            hashes.append((image.sample_id, image.phash))
+        record = Taken(
+            site=delivery.site,
+            drop=delivery.drop,
+            digest=delivery.digest,
+            received_at=delivery.received_at,
+            accepted=len(hashes),
+            quarantined=quarantined,
+        )
+        stem = _stem(delivery.digest)
+        pl.DataFrame(hashes, IMAGES_SCHEMA, orient="row").write_parquet(folder / f"{stem}.parquet")
+        (folder / f"{stem}.json").write_text(record.to_json(), encoding="utf-8")
+        records.append(record)
+    return records, rows
+
+
+def _accepted(delivery: Delivery, quarantined: dict[str, str]) -> Iterator[Image]:
+    for checked in delivery.checked:
+        if checked.image is not None:
+            yield checked.image
+        else:
+            assert checked.verdict.reason is not None
+            quarantined[delivery.hide(checked.verdict.path)] = str(checked.verdict.reason)
+
+
+def _row(image: Image, site: str, shard: int, row: int) -> dict[str, Any]:
+    return {
+        "sample_id": image.sample_id,
+        "patient_id": image.patient_id,
+        "site": site,
+        "acquired_at": image.acquired_at,
+        "label": image.label,
+        "sha256": image.sha256,
+        "shard": shard,
+        "row": row,
+    }
+
+
+def _keep(root: Path, aside: Path) -> None:
+    """Put what a dataset has beside it into the folder that is to replace it, without a second copy."""
+    for path in root.iterdir():
+        if path.name in (INFO, SAMPLES):
+            continue
+        if path.is_symlink():
+            (aside / path.name).symlink_to(path.readlink())
+            continue
+        try:
+            os.link(path, aside / path.name)
+        except OSError:
+            shutil.copyfile(path, aside / path.name)
+
+
+def _check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
+    info = before.info
+    if (info.classes, info.shape) != (spec.classes, spec.shape):
+        raise DataError(
+            f"{before.root} has classes {', '.join(info.classes)} and images {info.shape}; params.yaml says "
+            f"{', '.join(spec.classes)} and {spec.shape}: a dataset keeps what it began with, under another "
+            "name another may begin"
+        )
+
+
+def _describe(
+    name: str, spec: IntakeSpec, samples: pl.DataFrame, before: PackedDataset | None, notes: tuple[str, ...]
+) -> DatasetInfo:
+    counts = {split: dict.fromkeys(spec.classes, 0) for split in (*SPLITS, ROLLING)}
+    for split, label, count in samples.group_by("split", "label").len().iter_rows():
+        counts[split][spec.classes[label]] = count
+    return DatasetInfo(
+        name=name,
+        task=task_of(spec.classes),
+        classes=spec.classes,
+        shape=spec.shape,
+        licence=spec.licence,
+        source=f"drops of {', '.join(sorted(set(samples['site'].drop_nulls())))}",
+        counts=counts,
+        synthetic=spec.synthetic,
+        notes=notes if before is None else before.info.notes,
+        fit=spec.fit,
+    )
+
+
+def _stem(digest: str) -> str:
+    return f"drop-{digest[:16]}"
