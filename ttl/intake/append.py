@@ -127,6 +127,9 @@ def append(name: str, spec: IntakeSpec, deliveries: Iterable[Delivery], root: Pa
         sides, notes = _sides(before, rows, spec)
         new = pl.DataFrame([{**row, "split": side} for row, side in zip(rows, sides, strict=True)], SCHEMA)
         samples = new if before is None else pl.concat([before.samples, new])
+        twice = samples.filter(pl.col("sample_id").is_duplicated())
+        if twice.height:
+            raise DataError(f"{name}: sample {twice['sample_id'][0]} is there already; names must differ")
         samples.write_parquet(aside / SAMPLES)
         info = _describe(name, spec, samples, before, notes)
         (aside / INFO).write_text(

@@ -7,7 +7,7 @@ from ttl.models.names import FULL, Strategy
 
 
 def around(backbone: str, strategy: Strategy, cut: str, *, reach: int) -> dict[str, Any]:
-    """Return the settings of a sweep over a model's strategy, `reach` cuts up and down, and the whole network.
+    """Return settings of a sweep: a model's strategy, `reach` cuts up and down, and the whole network.
 
     The whole network stays in it: without it there is no reference to be non-inferior to. Around the whole
     network itself there is nothing to narrow: an empty mapping leaves the sweep as `params.yaml` has it.

@@ -1,0 +1,161 @@
+"""Appending drops to a packed dataset: what was there stays, byte for byte, and on its side."""
+
+import datetime
+import hashlib
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ttl.data.dataset import PackedDataset, pixel_hash
+from ttl.errors import DataError
+from ttl.intake.append import ROLLING, Delivery, append, phashes, received, side_of, taken
+from ttl.intake.spec import IntakeSpec
+from ttl.intake.verdict import Checked, Image, Reason, Verdict
+
+SPEC = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=16)
+THEN = datetime.datetime(2026, 3, 1, 8, tzinfo=datetime.UTC)
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def image(patient, number, label, spec=SPEC):
+    rng = np.random.default_rng(int(digest(f"{patient}-{number}")[:8], 16))
+    pixels = rng.integers(0, 256, spec.shape, dtype=np.uint8)
+    return Image(
+        sample_id=digest(f"{patient}-{number}")[:16],
+        patient_id=digest(patient)[:16],
+        acquired_at=datetime.date(2026, 2, 1),
+        label=label,
+        pixels=pixels,
+        sha256=pixel_hash(pixels),
+        phash="0" * 64,
+    )
+
+
+def checked(patients, *, spec=SPEC, films=2, first=0):
+    """Give the images of patients, of whom every other has the finding, and one file that is refused."""
+    for count, patient in enumerate(patients):
+        for number in range(first, first + films):
+            one = image(patient, number, count % 2, spec)
+            yield Checked(verdict=Verdict(path=f"{patient}/{number}.dcm"), image=one)
+    yield Checked(verdict=Verdict(path="DOE^JOHN.dcm", reason=Reason.CHECKSUM))
+
+
+def delivery(name, images, *, site="north", at=THEN):
+    return Delivery(
+        site=site,
+        drop=name,
+        digest=digest(name),
+        received_at=at,
+        checked=images,
+        hide=lambda path: digest(path)[:16],
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A dataset of forty patients, who came in one drop."""
+    append(
+        "toy", SPEC, [delivery("first", checked([f"p{i}" for i in range(40)]))], tmp_path / "packed" / "toy"
+    )
+    return tmp_path / "packed" / "toy"
+
+
+def test_the_first_delivery_is_divided_by_patient(root):
+    dataset = PackedDataset.open(root)
+    dataset.check()
+    assert dataset.info.counts["train"] == {"normal": 28, "finding": 28}
+    assert dataset.info.counts[ROLLING] == {"normal": 0, "finding": 0}
+    sides = dataset.samples.group_by("patient_id").agg(pl.col("split").n_unique())
+    assert sides["split"].max() == 1
+
+
+def test_what_was_there_stays_byte_for_byte_and_on_its_side(root):
+    before = PackedDataset.open(root).samples
+    files = {path.name: (path.stat().st_ino, path.read_bytes()) for path in root.glob("*.u8")}
+    later = THEN + datetime.timedelta(days=30)
+    patients = [f"p{i}" for i in range(30, 50)]
+    (record,) = append("toy", SPEC, [delivery("second", checked(patients, films=3, first=9), at=later)], root)
+    dataset = PackedDataset.open(root)
+    dataset.check()
+    assert dataset.samples.head(before.height).equals(before)
+    assert {name: (root / name).stat().st_ino for name in files} == {n: one[0] for n, one in files.items()}
+    assert all((root / name).read_bytes() == content for name, (_, content) in files.items())
+    assert record.accepted == 60
+    assert record.reasons == {"checksum": 1}
+    new = dataset.samples.tail(60)
+    known = dict(before.select("patient_id", "split").iter_rows())
+    for patient, split in new.select("patient_id", "split").iter_rows():
+        assert split == (known.get(patient) or side_of(patient, SPEC))
+    assert set(new.filter(~pl.col("patient_id").is_in(list(known)))["split"]) <= {"train", "val", ROLLING}
+    assert [one.drop for one in taken(root)] == ["first", "second"]
+    came = received(root).join(new, on="sample_id", how="semi")
+    assert came["drop"].unique().to_list() == ["north/second"]
+    assert came["received_at"].unique().to_list() == [later]
+    assert phashes(root).height == dataset.samples.height
+
+
+def test_a_path_is_recorded_as_its_keyed_hash(root):
+    text = "".join(path.read_text() for path in root.glob("*.json"))
+    assert "DOE" not in text
+    assert digest("DOE^JOHN.dcm")[:16] in text
+
+
+def test_an_append_that_dies_leaves_the_dataset_as_it_was(root):
+    revision, files = PackedDataset.open(root).revision, sorted(path.name for path in root.iterdir())
+
+    def dies():
+        yield from list(checked(["q1", "q2"]))[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        append("toy", SPEC, [delivery("second", dies())], root)
+    assert PackedDataset.open(root).revision == revision
+    assert sorted(path.name for path in root.iterdir()) == files
+    assert [path.name for path in root.parent.iterdir()] == ["toy"]
+
+
+def test_a_drop_of_which_nothing_gets_in_is_recorded_and_changes_no_revision(root):
+    revision = PackedDataset.open(root).revision
+    (record,) = append("toy", SPEC, [delivery("bad", checked([]))], root)
+    assert (record.accepted, record.reasons) == (0, {"checksum": 1})
+    assert PackedDataset.open(root).revision == revision
+    assert len(taken(root)) == 2
+
+
+def test_a_first_delivery_without_every_class_in_every_split_is_refused(tmp_path):
+    with pytest.raises(DataError, match="class 'finding' has no sample"):
+        append("toy", SPEC, [delivery("first", checked(["p0", "p2"][:1]))], tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
+
+
+def test_another_kind_of_image_is_refused(root):
+    other = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=32)
+    with pytest.raises(DataError, match="a dataset keeps what it began with"):
+        append("toy", other, [delivery("second", checked(["q"], spec=other))], root)
+
+
+def test_a_sample_that_is_there_already_is_not_appended_again(root):
+    with pytest.raises(DataError, match="is there already"):
+        append("toy", SPEC, [delivery("second", checked(["p3"]))], root)
+
+
+def test_each_side_gets_its_share_of_new_patients():
+    sides = [side_of(digest(str(i))[:16], SPEC) for i in range(20000)]
+    shares = {side: sides.count(side) / len(sides) for side in ("train", "val", ROLLING)}
+    wanted = {"train": 0.8 * 0.7 / 0.85, "val": 0.8 * 0.15 / 0.85, ROLLING: 0.2}
+    assert shares == pytest.approx(wanted, abs=0.01)
+
+
+def test_a_hundredth_more_images_is_at_most_two_hundredths_more_bytes(tmp_path):
+    spec = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=224)
+    root = tmp_path / "toy"
+    append("toy", spec, [delivery("first", checked([f"p{i}" for i in range(200)], spec=spec))], root)
+    before = {path.name: path.stat().st_ino for path in root.iterdir()}
+    whole = sum(path.stat().st_size for path in root.iterdir())
+    append("toy", spec, [delivery("second", checked(["q0", "q1"], spec=spec))], root)
+    changed = [path for path in root.iterdir() if before.get(path.name) != path.stat().st_ino]
+    assert sum(path.stat().st_size for path in changed) <= 0.02 * whole
