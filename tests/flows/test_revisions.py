@@ -1,0 +1,107 @@
+"""Revisions of a growing dataset between clones, with a real git remote and a real DVC remote."""
+
+import datetime
+import subprocess
+import sys
+
+import pytest
+
+from flows.revisions import catch_up, newest_commit, publish
+from tests.intake.test_append import SPEC, checked, delivery
+from ttl.data.dataset import PackedDataset
+from ttl.errors import ServiceError
+from ttl.intake.append import append, taken
+from ttl.layout import Layout
+
+NAME = "toy"
+
+
+def run(folder, *command):
+    if command[0] == "dvc":
+        command = (sys.executable, "-m", *command)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def clones(tmp_path, monkeypatch):
+    """Two clones of one repository, with a DVC remote in a folder."""
+    for name, value in {"NAME": "A", "EMAIL": "a@example.org"}.items():
+        monkeypatch.setenv(f"GIT_AUTHOR_{name}", value)
+        monkeypatch.setenv(f"GIT_COMMITTER_{name}", value)
+    monkeypatch.setenv("TTL_CACHE", str(tmp_path / "cache"))
+    origin, first = tmp_path / "origin.git", tmp_path / "first"
+    run(tmp_path, "git", "init", "-q", "--bare", "-b", "main", str(origin))
+    run(tmp_path, "git", "clone", "-q", str(origin), str(first))
+    run(first, "git", "checkout", "-q", "-b", "main")
+    run(first, "dvc", "init", "-q")
+    run(first, "dvc", "remote", "add", "-q", "--default", "store", str(tmp_path / "store"))
+    (first / ".gitignore").write_text("/data/*\n!/data/packed/\n/data/packed/*\n!/data/packed/*.dvc\n")
+    run(first, "git", "add", "-A")
+    run(first, "git", "commit", "-q", "-m", "start")
+    run(first, "git", "push", "-q", "origin", "main")
+    run(tmp_path, "git", "clone", "-q", str(origin), str(tmp_path / "second"))
+    return Layout(root=first), Layout(root=tmp_path / "second")
+
+
+def take(layout, drop, patients):
+    (layout.datasets).mkdir(parents=True, exist_ok=True)
+    at = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+    append(NAME, SPEC, [delivery(drop, checked(patients), at=at)], layout.datasets / NAME)
+
+
+def stored(layout):
+    store = layout.root.parent / "store"
+    return {path: path.stat().st_size for path in store.rglob("*") if path.is_file()}
+
+
+def drops(layout):
+    return sorted(one.drop for one in taken(layout.datasets / NAME))
+
+
+def test_of_two_who_append_at_once_none_loses_a_drop(clones):
+    one, other = clones
+    take(one, "first", [f"p{i}" for i in range(40)])
+    assert publish(one, NAME, "first", push=True)
+    (shard,) = (one.datasets / NAME).glob("*.u8")
+    size = shard.stat().st_size
+    catch_up(other, NAME)
+    assert drops(other) == ["first"]
+    for layout in clones:
+        catch_up(layout, NAME)
+    take(one, "second", ["q0", "q1"])
+    take(other, "third", ["r0", "r1"])
+    assert publish(one, NAME, "second", push=True)
+    assert not publish(other, NAME, "third", push=True), "two pushed at once, and both took it for done"
+    catch_up(other, NAME)
+    assert drops(other) == ["first", "second"]
+    take(other, "third", ["r0", "r1"])
+    assert publish(other, NAME, "third", push=True)
+    catch_up(one, NAME)
+    assert drops(one) == ["first", "second", "third"]
+    one_revision, other_revision = (PackedDataset.open(x.datasets / NAME).revision for x in clones)
+    assert one_revision == other_revision
+    PackedDataset.open(one.datasets / NAME).check()
+    assert newest_commit(one, NAME) == newest_commit(other, NAME)
+    assert list(stored(one).values()).count(size) == 1, "what was pushed before was pushed again"
+
+
+def test_what_was_appended_and_not_published_is_published_by_the_next_run(clones):
+    one, other = clones
+    take(one, "first", [f"p{i}" for i in range(40)])
+    assert publish(one, NAME, "first", push=False)
+    assert publish(one, NAME, "again", push=True)
+    before = newest_commit(one, NAME)
+    assert publish(one, NAME, "and again", push=True)
+    assert newest_commit(one, NAME) == before, "nothing had changed"
+    catch_up(other, NAME)
+    assert drops(other) == ["first"]
+
+
+def test_a_remote_that_cannot_be_reached_may_pass(clones):
+    one, _ = clones
+    take(one, "first", [f"p{i}" for i in range(40)])
+    run(one.root, "git", "remote", "set-url", "origin", str(one.root.parent / "nowhere.git"))
+    with pytest.raises(ServiceError, match="pushing main to origin failed"):
+        publish(one, NAME, "first", push=True)
+    with pytest.raises(ServiceError, match="git fetch"):
+        catch_up(one, NAME)
