@@ -42,6 +42,30 @@ def datasets(rows: Sequence[Row]) -> Table:
     return table
 
 
+def intakes(found: Mapping[str, Row]) -> Table:
+    """Return the table of `ttl intake`: what was taken of each drop, and which wait."""
+    table = _table("dataset", "drop", "accepted", "quarantined", right=0)
+    table.columns[3].no_wrap = False
+    for name, one in found.items():
+        for row in one["taken"]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in row["quarantined"].items())
+            table.add_row(name, row["drop"], str(row["accepted"]), reasons or "[dim]none[/]")
+        for row in one["waiting"]:
+            table.add_row(name, row["drop"], "", f"[yellow]waits:[/] {row['reason']}")
+        if not one["taken"] and not one["waiting"]:
+            table.add_row(name, "", "", "[dim]nothing new has arrived[/]")
+    return table
+
+
+def verdicts(rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl data check DROP`: the files that would not get in."""
+    table = _table("file", "reason", "")
+    table.columns[2].no_wrap = False
+    for row in rows:
+        table.add_row(row["path"], row["reason"], row["detail"])
+    return table
+
+
 def cuts(backbone: str, rows: Sequence[Row]) -> Table:
     """Return the table of `ttl cuts`."""
     table = _table("granularity", "#", "cut", "channels", "", title=backbone)

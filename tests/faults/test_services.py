@@ -16,7 +16,7 @@ PARAMETERS = {
     "strategies": ["ttl"],
     "planner": "exhaustive",
     "recipe": {"base": "fast", "epochs": 4},
-    "image_size": 48,
+    "image_size": 32,
 }
 """Of the demo's images: three trials."""
 

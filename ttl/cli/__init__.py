@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from ttl.cli import models, networks, sweeps
+from ttl.cli import hospital, models, networks, sweeps
 from ttl.cli.data import data_app
 from ttl.cli.models import models_app
 from ttl.cli.shared import escaped
@@ -19,11 +19,13 @@ for command in (
     sweeps.sweep,
     sweeps.leaderboard,
     sweeps.report,
+    hospital.intake,
     models.predict,
     models.release,
 ):
     app.command()(command)
 app.add_typer(models_app, name="models")
+app.add_typer(hospital.phantom_app, name="phantom")
 
 
 def main() -> None:

@@ -1,0 +1,62 @@
+"""`ttl intake`, `ttl retrain` and `ttl phantom drop`: the loop of a hospital, by hand."""
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttl.cli.shared import Json, console, escaped, show
+
+# Torch, timm and Prefect take seconds to import: each command imports what it needs.
+# ruff: noqa: PLC0415
+
+phantom_app = typer.Typer(no_args_is_help=True, help="A simulated hospital: synthetic drops of real DICOM.")
+
+
+def intake(
+    datasets: Annotated[list[str] | None, typer.Argument(help="Names under `intake`; all if none.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Push files and the commit to the remotes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take the drops that have arrived: check each file, append what is accepted, commit the revision."""
+    from flows.intake import summary, take_drops
+    from ttl import tables
+    from ttl.layout import Layout
+    from ttl.params import load_params
+
+    layout = Layout(root=Path.cwd())
+    found = {
+        name: summary(take_drops(name, layout, own=False, push=push))
+        for name in datasets or list(load_params().intake)
+    }
+    show(found, tables.intakes(found), as_json)
+
+
+@phantom_app.command("drop")
+def phantom_drop(  # noqa: PLR0917 - typer calls it by keyword
+    site: Annotated[str, typer.Option(help="The site that delivers.")],
+    patients: Annotated[int, typer.Option(help="New patients, of one to three films each.")],
+    date: Annotated[datetime.datetime, typer.Option(formats=["%Y-%m-%d"], help="The day of delivery.")],
+    out: Annotated[Path, typer.Option(help="The folder of incoming drops.")] = Path("incoming"),
+    drop: Annotated[str | None, typer.Option(help="Its name; the day if not given.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the films in pixels.")] = 64,
+    shift: Annotated[str | None, typer.Option(help="scanner: another one than the site's own.")] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="Something planted in it; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Other films, of other patients.")] = 0,
+) -> None:
+    """Write a drop of synthetic films as DICOM, as a site would deliver it."""
+    from ttl.intake.phantom import write_drop
+
+    made = write_drop(
+        out,
+        site=site,
+        drop=drop or f"{date:%Y-%m-%d}",
+        patients=patients,
+        date=date.date(),
+        seed=seed,
+        size=size,
+        shift=shift,
+        faults=tuple(fault or ()),
+    )
+    console.print(f"wrote {escaped(made)} (SYNTHETIC)", highlight=False, soft_wrap=True)
