@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help install demo test test-integration test-faults stack stack-down check bench lock clean
+.PHONY: help install demo test test-integration test-faults test-gpu stack stack-down check bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test-integration: install ## what needs the services: make stack first
 
 test-faults: install ## faults injected into sweeps, one at a time: make stack first
 	python -m pytest $(FAULTS)
+
+test-gpu: install ## what needs an NVIDIA GPU
+	python -m pytest tests/gpu
 
 stack: install ## PostgreSQL, Prefect, S3, Ray and a worker on 127.0.0.1, without Docker
 	python -m infra.stack up

@@ -3,7 +3,8 @@
 `python -m benchmarks.loop`. `bare` is forward, backward and step on one batch that lies on the device, with
 the same network, layout, precision and optimiser. `epoch` is a trial's own epoch without its validation;
 `with validation` is all of it; `plain` is an epoch of `benchmarks/plain.py`, with its evaluations. The
-medians of the rounds are shown. `--layouts` measures the bare loop in other layouts and precisions.
+medians of the rounds are shown. `--layouts` measures the bare loop in other layouts and precisions. `GB` is
+the most that the trial takes of a GPU's memory, its pixels included, as PyTorch's allocator counts it.
 """
 
 import statistics
@@ -66,9 +67,8 @@ def main(
     if layouts:
         show_layouts(backbone, cuts, image_size, batch, rounds, device, title)
         return
-    table = Table(
-        "cut", "bare", "epoch", "of bare", "with validation", "plain", "times plain", title=title, box=None
-    )
+    columns = ["cut", "bare", "epoch", "of bare", "with validation", "plain", "times plain"]
+    table = Table(*columns, *(["GB"] if device.type == "cuda" else []), title=title, box=None)
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder) / "noise", images=images, size=image_size)
         write_images(dataset, Path(folder) / "files")
@@ -88,6 +88,8 @@ def main(
                 seed=0,
             )
             trainer = Timed(trial, pixels, accelerator, Path(folder))
+            # Alone on the device. Afterwards the others are there too.
+            memory = most_memory(trainer, device)
             net = build_network(_spec(backbone, one, image_size)).net
             plain = PlainLoop(
                 net,
@@ -103,7 +105,7 @@ def main(
                 bare_rate = BARE_STEPS * batch / seconds(bare, device, times=BARE_STEPS)
                 trainer.validation = 0.0
                 start = now(device)
-                trainer._train_epoch(number + 1)
+                trainer._train_epoch(number + 2)
                 taken = now(device) - start
                 plain_rate = count / seconds(plain.epoch, device)
                 rates.append((bare_rate, count / (taken - trainer.validation), count / taken, plain_rate))
@@ -111,10 +113,20 @@ def main(
             bare_rate, epoch, whole, plain_rate = (statistics.median(x) for x in zip(*rates[1:], strict=True))
             table.add_row(
                 one, f"{bare_rate:.0f}", f"{epoch:.0f}", f"{epoch / bare_rate:.0%}",
-                f"{whole:.0f}", f"{plain_rate:.0f}", f"{whole / plain_rate:.2f}",
+                f"{whole:.0f}", f"{plain_rate:.0f}", f"{whole / plain_rate:.2f}", *memory,
             )  # fmt: skip
             trainer.close()
+            del trainer, net, plain, bare
     Console(width=120).print(table)
+
+
+def most_memory(trainer: Trainer, device: torch.device) -> list[str]:
+    """Return the most gigabytes of a GPU that an epoch takes; nothing on a CPU."""
+    if device.type == "cpu":
+        return []
+    torch.cuda.reset_peak_memory_stats(device)
+    trainer._train_epoch(1)
+    return [f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f}"]
 
 
 def bare_loop(

@@ -56,8 +56,6 @@ def main(order: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     wanted = json.loads(order.read_text(encoding="utf-8"))
     die_with(wanted["parent"])
-    # No algorithm is chosen by timing, which would differ run after run.
-    torch.backends.cudnn.benchmark = False
     accelerator = make_accelerator(wanted["precision"], cpu=wanted["device"] == "cpu")
     runs = Runs(Path(wanted["runs"]))
     datasets = Datasets(Path(wanted["datasets"]), accelerator.device)
@@ -122,6 +120,8 @@ def run_step(
                 )
                 report(failure)
             raise
+    # In mixed precision Accelerate makes a network refer to itself: it would stay, beside the next trial's.
+    gc.collect()
 
 
 @contextmanager
