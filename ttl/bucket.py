@@ -58,12 +58,47 @@ class Bucket:
 
         return self._patiently(look, f"listing {self.address}/{folder}")
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the folders in a folder, sorted; none if there is no such folder."""
+
+        def look() -> list[str]:
+            self.files.invalidate_cache()
+            try:
+                found = self.files.ls(self._at(folder), detail=True)
+            except FileNotFoundError:
+                return []
+            names = [str(one["name"]).rstrip("/") for one in found if one["type"] == "directory"]
+            return sorted(name.rpartition("/")[2] for name in names)
+
+        return self._patiently(look, f"listing {self.address}/{folder}")
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Return the bytes of each file under a folder, however deep, by its path in that folder."""
+
+        def look() -> dict[str, int]:
+            self.files.invalidate_cache()
+            found = self.files.find(self._at(folder), detail=True)
+            start = len(self.files._strip_protocol(self._at(folder)).rstrip("/")) + 1
+            return {str(path)[start:]: int(one["size"]) for path, one in sorted(found.items())}
+
+        return self._patiently(look, f"listing {self.address}/{folder}")
+
     def read(self, path: str) -> bytes:
         """Return a file's content. Raises `FileNotFoundError`."""
         content: bytes = self._patiently(
             lambda: self.files.cat_file(self._at(path)), f"reading {self.address}/{path}"
         )
         return content
+
+    def read_start(self, path: str, limit: int) -> bytes:
+        """Return a file's content, of a longer one its first `limit` bytes. Raises `FileNotFoundError`."""
+
+        def look() -> bytes:
+            with self.files.open(self._at(path), "rb", cache_type="none") as file:
+                content: bytes = file.read(limit)
+            return content
+
+        return self._patiently(look, f"reading {self.address}/{path}")
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file in one step."""

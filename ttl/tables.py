@@ -66,6 +66,24 @@ def verdicts(rows: Sequence[Row]) -> Table:
     return table
 
 
+def lives(rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl models history`."""
+    table = _table("version", "from", "to", "approved by", "reason", "network", "revision")
+    table.columns[4].no_wrap = False
+    for row in rows:
+        until = f"{row['until']:%Y-%m-%d %H:%M}" if row["until"] else "now"
+        table.add_row(
+            row["version"],
+            f"{row['since']:%Y-%m-%d %H:%M}",
+            until,
+            row["approved_by"] or f"[dim]not recorded; set by {row['set_by']}[/]",
+            row["reason"],
+            row["network"],
+            row["revision"],
+        )
+    return table
+
+
 def cuts(backbone: str, rows: Sequence[Row]) -> Table:
     """Return the table of `ttl cuts`."""
     table = _table("granularity", "#", "cut", "channels", "", title=backbone)

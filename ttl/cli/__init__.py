@@ -20,6 +20,7 @@ for command in (
     sweeps.leaderboard,
     sweeps.report,
     hospital.intake,
+    hospital.retrain,
     models.predict,
     models.release,
 ):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ttl.cli.shared import Json, console, escaped, show
+from ttl.errors import ParamsError
 
 # Torch, timm and Prefect take seconds to import: each command imports what it needs.
 # ruff: noqa: PLC0415
@@ -31,6 +32,52 @@ def intake(
         for name in datasets or list(load_params().intake)
     }
     show(found, tables.intakes(found), as_json)
+
+
+def retrain(
+    dataset: Annotated[
+        str | None, typer.Argument(help="A name under `intake`, if there are several.")
+    ] = None,
+    full: Annotated[
+        bool | None, typer.Option("--full/--near", help="All cuts, or those near the champion's.")
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="Push files and tags to the remotes.")] = False,
+) -> None:
+    """Train a challenger on the newest data and judge it against the champion, as gate.yaml says.
+
+    What is proposed becomes a version and the challenger; `ttl models decide` is a person's decision on it.
+    """
+    from flows.proposals import propose
+    from ttl.cli.sweeps import run_sweep
+    from ttl.layout import Layout
+    from ttl.params import load_params
+    from ttl.release.evidence import FOLDER
+
+    params, layout = load_params(), Layout(root=Path.cwd())
+    if dataset is None and len(params.intake) != 1:
+        raise ParamsError(f"name the dataset; params.yaml has: {', '.join(params.intake) or 'none'}")
+    name = dataset or next(iter(params.intake))
+    params.intake_spec(name)
+    made = propose(
+        layout,
+        name,
+        full=full,
+        own=False,
+        push=push,
+        run_id="by hand",
+        sweep=lambda: run_sweep({}, Layout(root=Path.cwd())),
+    )
+    colour = {"propose": "green", "hold": "yellow", "reject": "red"}[made.outcome]
+    console.print(f"{name}, revision {made.revision}: [{colour}]{made.outcome}[/]", highlight=False)
+    for reason in made.reasons:
+        console.print(f"  {escaped(reason)}", highlight=False, soft_wrap=True)
+    console.print(f"evidence: {FOLDER}/{name}/evidence.html", highlight=False)
+    if made.version:
+        console.print(
+            f"next: ttl models decide {name}@{made.version} --decision approve --name … --reason …",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @phantom_app.command("drop")

@@ -1,5 +1,6 @@
 """`ttl predict`, `ttl release` and `ttl models …`: a model in use, and the registry."""
 
+import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -84,3 +85,54 @@ def models_assign(
 
     made = registry.assign(model, stage, repo=Path.cwd(), push=push, message=message)
     console.print(f"{made.tag} is now {stage}", highlight=False)
+
+
+@models_app.command("decide")
+def models_decide(
+    model: Annotated[str, typer.Argument(help="NAME@v1.0.0, as the gate has proposed it.")],
+    decision: Annotated[str, typer.Option(help="approve or reject.")],
+    name: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Why: it stands in the registry for good.")],
+    push: Annotated[bool, typer.Option("--push", help="Push the tag to the git remote.")] = False,
+) -> None:
+    """Decide on a proposal: approved, it is the champion."""
+    from flows.proposals import decide
+    from ttl.layout import Layout
+
+    dataset, _, version = model.partition("@")
+    layout = Layout(root=Path.cwd())
+    told = decide(layout, dataset, version=version, decision=decision, who=name, reason=reason, push=push)
+    console.print(escaped(told), highlight=False, soft_wrap=True)
+
+
+@models_app.command("history")
+def models_history(
+    dataset: Annotated[str, typer.Argument(help="The dataset whose champions are listed.")],
+    day: Annotated[
+        datetime.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="What was live on this day (UTC).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which model was live when, who approved it and why, and on which data it was trained."""
+    from dataclasses import asdict
+
+    from ttl import tables
+    from ttl.release.history import history
+
+    found = history(dataset, repo=Path.cwd(), day=day.date() if day else None)
+    rows = [asdict(one) for one in found]
+    show(rows, tables.lives(rows), as_json)
+
+
+@models_app.command("rollback")
+def models_rollback(
+    dataset: Annotated[str, typer.Argument(help="The dataset whose champion is taken back.")],
+    name: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Why: it stands in the registry for good.")],
+    push: Annotated[bool, typer.Option("--push", help="Push the tag to the git remote.")] = False,
+) -> None:
+    """Make the champion before the present one champion again."""
+    from ttl.release.history import rollback
+
+    made = rollback(dataset, repo=Path.cwd(), who=name, reason=reason, push=push)
+    console.print(f"{made.tag} is the champion again", highlight=False)

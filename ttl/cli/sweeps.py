@@ -79,7 +79,7 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         from ttl.sweep import Sweep
 
         planned = Sweep(params, layout, merge=merge)
-        outcome = _run_flow(overrides, layout) if planned.pending() else planned.finish()
+        outcome = run_sweep(overrides, layout) if planned.pending() else planned.finish()
     tables.print_outcome(console, outcome, layout)
     if outcome.lost_strategies or outcome.unselected:
         raise typer.Exit(1)
@@ -119,7 +119,8 @@ def report(
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _run_flow(overrides: dict[str, Any], layout: Any) -> Any:
+def run_sweep(overrides: dict[str, Any], layout: Any) -> Any:
+    """Run the sweep of the current folder, with a display, and return its outcome."""
     from flows.server import prefect_api
 
     def interrupt(number: int, _: FrameType | None) -> None:

@@ -75,6 +75,25 @@ def paired_difference(
     return _bootstrap(difference, patients, confidence=confidence, resamples=resamples, seed=seed)
 
 
+def paired(
+    candidate: Callable[[Weights], Weights],
+    reference: Callable[[Weights], Weights],
+    patients: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Return the interval of one statistic less another, of weights [resamples, n] of the same images."""
+    return _bootstrap(
+        lambda weights: np.asarray(candidate(weights) - reference(weights)),
+        patients,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
 def metrics_at(threshold: float | None, classes: int) -> dict[str, WeightedMetric]:
     """Return the metrics of `ttl.evaluation.metrics.evaluate` by name, for weights [resamples, n]."""
 

@@ -40,7 +40,7 @@ class IntakeSpec:
     rolling: float = 0.2
     max_bytes: int = 64_000_000
     max_pixels: int = 16_000_000
-    near: int = 12
+    near: int = 24
     synthetic: bool = False
 
     def __post_init__(self) -> None:

@@ -29,6 +29,15 @@ class Reason(StrEnum):
     NEAR_DUPLICATE = "near-duplicate"
 
 
+class RefusedError(Exception):
+    """A file is quarantined: for which reason, with a detail as `Verdict` has it."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An accepted image: nothing of it names a person.

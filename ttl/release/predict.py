@@ -105,7 +105,7 @@ def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:
             return run_session(session, images.numpy())
 
     else:
-        network = _rebuild(description, _intact(folder / WEIGHTS, description.weights_sha256))
+        network = rebuild(description, folder / WEIGHTS)
 
         def forward(images: Tensor) -> NDArray[np.float32]:
             with torch.inference_mode():
@@ -147,7 +147,8 @@ def load_network(spec: "NetworkSpec", weights: Path) -> nn.Module:
     return network.eval()
 
 
-def _rebuild(description: Description, weights: Path) -> nn.Module:
+def rebuild(description: Description, weights: Path) -> nn.Module:
+    """Return a described network with its weights, which must be those of the description."""
     from ttl.models.network import NetworkSpec  # noqa: PLC0415 - as above
 
     spec = NetworkSpec(
@@ -157,7 +158,7 @@ def _rebuild(description: Description, weights: Path) -> nn.Module:
         image_size=description.image_size,
         cut=description.cut,
     )
-    return load_network(spec, weights)
+    return load_network(spec, _intact(weights, description.weights_sha256))
 
 
 def _intact(path: Path, expected: str) -> Path:

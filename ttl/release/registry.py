@@ -1,7 +1,7 @@
 """The registry: a release is a git tag on a commit that holds every pointer of its model."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -51,14 +51,21 @@ class Release:
 
 
 def release(
-    dataset: str, *, repo: Path, version: str | None = None, push: bool = False, message: str = ""
+    dataset: str,
+    *,
+    repo: Path,
+    version: str | None = None,
+    push: bool = False,
+    message: str = "",
+    beside: Sequence[str] = (),
 ) -> Release:
     """Register `models/<dataset>` as a new version and assign it the stage `challenger`.
 
     The tagged commit holds HEAD's code and the working tree's pointers (dvc.lock, dvc.yaml, params.yaml,
-    DVC's configuration); nothing checked out changes. With `push`, the files go to DVC's remote first, then
-    the tags to the git remote; when a push fails, its tag is taken back. Raises `ReleaseError` when the tag
-    could not bring everything back, or when this very model is registered already.
+    DVC's configuration), and the files `beside`, relative to the root; nothing checked out changes. With
+    `push`, the files go to DVC's remote first, then the tags to the git remote; when a push fails, its tag is
+    taken back. Raises `ReleaseError` when the tag could not bring everything back, or when this very model is
+    registered already.
     """
     root = vcs.find_root(repo)
     description = check_model(root, dataset)
@@ -69,11 +76,12 @@ def release(
         known = next((r for r in models(repo=root) if r.dataset == dataset and r.model == model), None)
         if known:
             return replace(_complete(root, known, remote, dvc_remote), notes=notes)
-        tree = vcs.pointer_tree(root)
+        paths = (*vcs.POINTERS, *beside)
+        tree = vcs.pointer_tree(root, paths)
         check_restorable(root, dataset)
         if dvc_remote:
             vcs.dvc(root, "push")
-        if vcs.pointer_tree(root) != tree:
+        if vcs.pointer_tree(root, paths) != tree:
             raise ReleaseError("dvc.lock or the parameters changed during the release; run it again")
         title = f"Release {dataset}: {description.network}"
         commit = vcs.commit_tree(root, tree, title, vcs.find_identity(root))
@@ -101,6 +109,21 @@ def assign(name: str, stage: str, *, repo: Path, push: bool = False, message: st
         step = partial(tags.assign, root, chosen.dataset, chosen.version, stage, text)
         tags.publish(root, chosen.dataset, remote, step)
         return replace(_find_tag(root, chosen.tag), notes=notes)
+
+
+def withdraw(name: str, stage: str, *, repo: Path, push: bool = False, message: str = "") -> None:
+    """Take a stage from the release `dataset@version`, with the reasons in the tag's message.
+
+    A stage that the release does not have is left as it is.
+    """
+    root = vcs.find_root(repo)
+    with _lock(root):
+        remote, _, _ = _find_remotes(root, push)
+        chosen = find(name, repo=root)
+        if stage not in chosen.stages:
+            return
+        step = partial(tags.unassign, root, chosen.dataset, chosen.version, stage, message)
+        tags.publish(root, chosen.dataset, remote, step)
 
 
 def models(*, repo: Path) -> list[Release]:

@@ -87,6 +87,22 @@ def assign(root: Path, dataset: str, version: str, stage: str, message: str) -> 
     return str(made.tag)
 
 
+def unassign(root: Path, dataset: str, version: str, stage: str, message: str) -> str:
+    """Tag the version's commit as one that has lost a stage, and return the tag's name."""
+    with _gto_errors():
+        who = vcs.find_identity(root)
+        made = gto.api.unassign(
+            str(root),
+            dataset,
+            version=version,
+            stage=stage,
+            message=message or f"Withdraw {stage} from {dataset}@{version}",
+            author=who.name,
+            author_email=who.email,
+        )
+    return str(made.tag)
+
+
 def publish(root: Path, dataset: str, remote: str | None, create: Callable[[], str]) -> str:
     """Set a tag and push it; when somebody else has just taken its name, set the next one.
 

@@ -66,6 +66,26 @@ class Anatomy:
     density: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scanner:
+    """How a site's films look: `blur` in pixels of a film of side 64, and `noise` as a share of the range."""
+
+    blur: float
+    contrast: float
+    noise: float
+
+
+SCANNERS = (
+    Scanner(blur=0.35, contrast=1.0, noise=0.022),
+    Scanner(blur=0.5, contrast=0.85, noise=0.032),
+    Scanner(blur=0.65, contrast=1.15, noise=0.027),
+)
+"""Those of the sites, by the site's number."""
+
+OTHER_SCANNER = Scanner(blur=0.8, contrast=0.75, noise=0.04)
+"""One that no site has."""
+
+
 def open_phantom(request: Request) -> Contents:
     """Return the synthetic samples that the request's seed and options determine."""
     options: PhantomOptions = request.options
@@ -129,9 +149,19 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def draw_film(
-    anatomy: Anatomy, site: int, strength: float, size: int, rng: np.random.Generator
+    anatomy: Anatomy,
+    site: int,
+    strength: float,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    scanner: Scanner | None = None,
 ) -> NDArray[np.uint8]:
-    """Return one film, uint8 [size, size]; `strength` 0 is without a finding."""
+    """Return one film, uint8 [size, size], by the site's scanner if none is given.
+
+    `strength` 0 is without a finding.
+    """
+    scanner = scanner or SCANNERS[site % len(SCANNERS)]
     grain = size / DEFAULT_SIZE
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     shift = rng.normal(0, 0.03, 2)
@@ -146,10 +176,10 @@ def draw_film(
     film += rng.uniform(0.02, 0.10) * _noise(size, 9 * grain, rng)
     if strength:
         film += strength * _finding(lungs, x, y, rng)
-    blur = (0.35, 0.5, 0.65)[site % 3] * grain * rng.uniform(0.9, 1.1)
+    blur = scanner.blur * grain * rng.uniform(0.9, 1.1)
     film = gaussian_filter(film, blur)
-    contrast = (1.0, 0.85, 1.15)[site % 3] * rng.uniform(0.9, 1.1)
-    noise = (0.022, 0.032, 0.027)[site % 3] * rng.uniform(0.7, 1.3)
+    contrast = scanner.contrast * rng.uniform(0.9, 1.1)
+    noise = scanner.noise * rng.uniform(0.7, 1.3)
     film = 0.5 + contrast * (film - film.mean()) + rng.normal(0, 0.03)
     film += noise * rng.standard_normal((size, size), dtype=np.float32)
     return np.asarray(np.clip(film, 0, 1) * 255 + 0.5, dtype=np.uint8)

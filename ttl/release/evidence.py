@@ -1,0 +1,246 @@
+"""The evidence for a proposal: everything that a person decides by, as Markdown, as a page, and as JSON."""
+
+import datetime
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import polars as pl
+from markdown_it import MarkdownIt
+
+from ttl.data.dataset import PackedDataset
+from ttl.evaluation.drift import DriftReport
+from ttl.files import sha256
+from ttl.intake.append import taken
+from ttl.models.cost import cost
+from ttl.models.network import Network
+from ttl.release.description import CARD, WEIGHTS, Description, fingerprint, read_description
+from ttl.release.gate import Scores, TestName, Verdict
+from ttl.release.gate_rule import GateRule, RuleVersion
+from ttl.release.predict import rebuild
+from ttl.search import results
+
+FOLDER = "evidence"
+MARKDOWN, PAGE, VALUES = "evidence.md", "evidence.html", "evidence.json"
+BINS = 5
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
+th, td { border: 1px solid #c8c8c8; padding: .25rem .6rem; text-align: left }
+td { font-variant-numeric: tabular-nums }
+th { background: #f2f2f2 } code { font-size: .85em; overflow-wrap: anywhere } h2 { margin-top: 2.2rem }
+@media print { body { max-width: none; font-size: 11px } table { display: table } tr { break-inside: avoid } }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model in its folder; `version` is empty for one that is not released."""
+
+    folder: Path
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is shown. `drift` has what could be told of each drop, and why not where it could not."""
+
+    dataset: PackedDataset
+    verdict: Verdict
+    rule: GateRule
+    rule_version: RuleVersion
+    challenger: Model
+    champion: Model | None
+    scores: Mapping[TestName, Scores]
+    drift: Mapping[str, DriftReport | str]
+    results: Path
+
+
+def write_evidence(evidence: Evidence, folder: Path) -> str:
+    """Write the three files into a folder, which is made, and return the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = _values(evidence)
+    text = _render(values)
+    (folder / MARKDOWN).write_text(text, encoding="utf-8")
+    (folder / PAGE).write_text(_page(values["name"], text), encoding="utf-8")
+    plain = {name: value for name, value in values.items() if name != "card"}
+    (folder / VALUES).write_text(json.dumps(plain, indent=2, default=str) + "\n", encoding="utf-8")
+    return text
+
+
+def _values(evidence: Evidence) -> dict[str, Any]:
+    ours = read_description(evidence.challenger.folder)
+    theirs = None if evidence.champion is None else read_description(evidence.champion.folder)
+    dataset = evidence.dataset
+    card = evidence.challenger.folder / CARD
+    return {
+        "name": dataset.info.name,
+        "title": "a proposal" if evidence.verdict.outcome == "propose" else "no proposal",
+        "synthetic": dataset.info.synthetic,
+        "made": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        "verdict": evidence.verdict.to_dict(),
+        "rule": asdict(evidence.rule),
+        "challenger": _model(ours, ""),
+        "champion": None if theirs is None else _model(theirs, evidence.champion.version),  # type: ignore[union-attr]
+        "costs": {
+            role: _cost(model.folder)
+            for role, model in (("challenger", evidence.challenger), ("champion", evidence.champion))
+            if model is not None
+        },
+        "reliability": reliability(evidence.scores),
+        "drift": _drift(evidence.drift),
+        "unseen": [f"{drop}: {why}" for drop, why in evidence.drift.items() if isinstance(why, str)],
+        "data": _data_sheet(dataset),
+        "ledger": _ledger(evidence.results, dataset.info.name),
+        "hashes": _hashes(evidence, ours, theirs),
+        "card": card.read_text(encoding="utf-8") if card.is_file() else f"{CARD} is missing.",
+    }
+
+
+def reliability(scores: Mapping[TestName, Scores]) -> list[dict[str, Any]]:
+    """Return how often what was predicted was found, by the probability of the last class, in equal bins."""
+    rows = []
+    for where, one in scores.items():
+        if one.challenger.shape[1] != 2:
+            continue
+        predicted = one.challenger[:, 1]
+        place = np.minimum((predicted * BINS).astype(int), BINS - 1)
+        for number in range(BINS):
+            here = place == number
+            rows.append(
+                {
+                    "where": where,
+                    "bin": f"{number / BINS:.1f} to {(number + 1) / BINS:.1f}",
+                    "images": int(here.sum()),
+                    "predicted": float(predicted[here].mean()) if here.any() else None,
+                    "found": float((one.labels[here] == 1).mean()) if here.any() else None,
+                }
+            )
+    return rows
+
+
+def _model(known: Description, version: str) -> dict[str, Any]:
+    return {
+        "version": version,
+        "network": known.network,
+        "revision": known.revision,
+        "params": known.params,
+        "threshold": known.threshold,
+    }
+
+
+def _cost(folder: Path) -> dict[str, Any]:
+    known = read_description(folder)
+    return asdict(cost(Network(rebuild(known, folder / WEIGHTS)), known.image_size))
+
+
+def _drift(found: Mapping[str, DriftReport | str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "drop": drop,
+            "drifted": "yes" if report.drifted else "no",
+            "view": view + (" (alarm)" if one.fired else ""),
+            "statistic": one.statistic,
+            "threshold": one.threshold,
+            "rank": one.rank,
+        }
+        for drop, report in found.items()
+        if isinstance(report, DriftReport)
+        for view, one in report.views.items()
+    ]
+
+
+def _data_sheet(dataset: PackedDataset) -> dict[str, Any]:
+    samples = dataset.samples
+    people = pl.col("patient_id").n_unique().alias("patients")
+    sites = samples.with_columns(pl.col("site").fill_null("not stated")).group_by("site")
+    return {
+        **dataset.info.to_dict(),
+        "revision": dataset.revision,
+        "patients": dict(samples.group_by("split").agg(people).iter_rows()),
+        "sites": sites.agg(pl.len().alias("images"), people).sort("site").to_dicts(),
+        "drops": [
+            {
+                "drop": f"{one.site}/{one.drop}",
+                "digest": one.digest,
+                "received_at": f"{one.received_at:%Y-%m-%d %H:%M} UTC",
+                "accepted": one.accepted,
+                "quarantined": ", ".join(f"{n} {reason}" for reason, n in one.reasons.items()) or "none",
+            }
+            for one in taken(dataset.root)
+        ],
+    }
+
+
+def _ledger(folder: Path, name: str) -> list[dict[str, Any]]:
+    book = results.read_ledger(folder)
+    return book.filter(pl.col("dataset") == name).drop("dataset").to_dicts()
+
+
+def _hashes(evidence: Evidence, ours: Description, theirs: Description | None) -> dict[str, str]:
+    found = {
+        "dataset revision": evidence.dataset.revision,
+        "challenger (weights and description)": fingerprint(evidence.challenger.folder),
+        "challenger's weights, SHA-256": ours.weights_sha256,
+        "challenger's trial": ours.trial_id,
+        "rule, SHA-256": evidence.rule_version.sha256,
+        "rule, commit": evidence.rule_version.commit,
+    }
+    if evidence.champion is not None and theirs is not None:
+        found["champion (weights and description)"] = fingerprint(evidence.champion.folder)
+        found["champion's weights, SHA-256"] = theirs.weights_sha256
+    for one in taken(evidence.dataset.root):
+        found[f"manifest of {one.site}/{one.drop}, SHA-256"] = one.digest
+    return found
+
+
+def evidence_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the evidence in a folder: of its Markdown, which has every other hash in it."""
+    return sha256(folder / MARKDOWN)
+
+
+def _render(values: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ttl.release", "templates"),
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": lambda value: f"{value:,}",
+        "figure": lambda value: "–" if value is None else f"{value:.4f}",
+        "interval": _interval,
+        "cell": _cell,
+        "plain": lambda value: "" if value is None else f"{value:.4g}" if isinstance(value, float) else value,
+    }
+    return environment.get_template("evidence.md.j2").render(values)
+
+
+def _interval(value: Mapping[str, float] | None, signed: bool = False) -> str:
+    if value is None:
+        return "–"
+    sign = "+" if signed else ""
+    low, high = f"{value['low']:{sign}.4f}", f"{value['high']:{sign}.4f}"
+    return f"{value['value']:{sign}.4f} ({low} to {high})"
+
+
+def _cell(value: object) -> str:
+    """Return a text as a table's cell: what came from outside ends no cell, and no line."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
+def _page(name: str, text: str) -> str:
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    title = html.escape(f"Evidence: {name}")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f"<body><main>{body}</main></body></html>\n"
+    )

@@ -1,0 +1,304 @@
+"""The gate: whether a challenger may be proposed in the champion's place. Pure functions on scores.
+
+Differences are challenger less champion, on the same images, with an interval by paired bootstrap over
+patients. Of all that the rule names:
+
+- **reject**: the interval says that more is lost than the rule allows, in a test set or a subgroup;
+- **hold**: there are too few patients, or the interval does not exclude such a loss, or a drop has drifted;
+- **propose**: no worse by more than the margin, surely, on both test sets.
+
+A test set that may reject or hold by chance does so against the challenger alone: what is proposed wrongly is
+bounded by the two margins' tests, each at (1 − confidence) / 2. Subgroups are many, so that their intervals
+share the confidence (Bonferroni).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttl.errors import ReleaseError, SearchError
+from ttl.evaluation.metrics import Labels, Probabilities
+from ttl.evaluation.statistics import Interval, interval, metrics_at, paired
+from ttl.release.gate_rule import GateRule
+
+Outcome = Literal["reject", "hold", "propose"]
+TestName = Literal["frozen", "rolling"]
+OUTCOMES: tuple[Outcome, ...] = ("propose", "hold", "reject")
+"""From the mildest to the hardest."""
+
+SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "ece")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """A test set, and what both models say of it.
+
+    `labels` [n], `patients` [n], `groups` [n] by kind of subgroup, probabilities [n, classes] with each
+    model's threshold; the champion's are None where there is none.
+    """
+
+    labels: Labels
+    patients: NDArray[np.str_]
+    groups: Mapping[str, NDArray[np.str_]]
+    challenger: Probabilities
+    threshold: float | None
+    champion: Probabilities | None = None
+    champion_threshold: float | None = None
+
+    @property
+    def fewest_patients(self) -> int:
+        """The number of patients of the class that has the fewest."""
+        counts = [
+            len(np.unique(self.patients[self.labels == one])) for one in range(self.challenger.shape[1])
+        ]
+        return min(counts)
+
+    def where(self, mask: NDArray[np.bool_]) -> "Scores":
+        """Return the images for which the mask [n] holds."""
+        return Scores(
+            labels=self.labels[mask],
+            patients=self.patients[mask],
+            groups={name: values[mask] for name, values in self.groups.items()},
+            challenger=self.challenger[mask],
+            threshold=self.threshold,
+            champion=None if self.champion is None else self.champion[mask],
+            champion_threshold=self.champion_threshold,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One line of the evidence: both models' metric on a set of images, and their difference, if judged."""
+
+    where: str
+    metric: str
+    images: int
+    patients: int
+    champion: Interval | None
+    challenger: Interval | None
+    difference: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says: the outcome, the sentences that it follows from, and every comparison made."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Case:
+    """What speaks against a proposal, as it is found."""
+
+    found: list[tuple[Outcome, str]]
+
+    def add(self, outcome: Outcome, reason: str) -> None:
+        self.found.append((outcome, reason))
+
+    @property
+    def outcome(self) -> Outcome:
+        return max((outcome for outcome, _ in self.found), key=OUTCOMES.index, default="propose")
+
+
+def judge(
+    rule: GateRule,
+    tests: Mapping[TestName, Scores],
+    *,
+    drifted: Sequence[str] = (),
+    unseen: Sequence[str] = (),
+) -> Verdict:
+    """Judge a challenger on the test sets.
+
+    `drifted` are drops since the champion's data whose images have drifted, `unseen` those of which that
+    could not be told. The frozen test set must be there; the rolling one is judged when there is a champion.
+    Raises `ReleaseError` where there is nothing to judge.
+    """
+    if "frozen" not in tests:
+        raise ReleaseError("the dataset has no frozen test set: there is nothing to judge a model on")
+    case, lines = _Case([]), []
+    first = tests["frozen"].champion is None
+    for name, scores in tests.items():
+        lines += compare(rule, name, scores)
+    if first:
+        _judge_first(rule, tests["frozen"], case, lines)
+    else:
+        for name in ("frozen", "rolling"):
+            _judge_test(rule, name, tests.get(name), case, lines)
+        lines += _judge_subgroups(rule, tests, case)
+    for drop in drifted:
+        kind: Outcome = "hold" if rule.drift == "hold" else "propose"
+        case.add(kind, f"the images of {drop} differ from what its site had sent before (drift)")
+    for drop in unseen:
+        case.add("propose", f"whether {drop} has drifted could not be told")
+    if case.outcome == "propose":
+        case.add("propose", _praise(first, lines))
+    return Verdict(
+        outcome=case.outcome, reasons=tuple(reason for _, reason in case.found), comparisons=tuple(lines)
+    )
+
+
+def compare(
+    rule: GateRule, where: str, scores: Scores, *, metrics: Sequence[str] = SHOWN
+) -> list[Comparison]:
+    """Return the comparisons of both models by each metric, as far as there are patients for intervals."""
+    classes = scores.challenger.shape[1]
+    ours = metrics_at(scores.threshold, classes)
+    theirs = metrics_at(scores.champion_threshold, classes)
+    settings: dict[str, Any] = {"confidence": rule.confidence, "resamples": rule.resamples}
+    found = []
+    for metric in metrics:
+        if metric not in ours:
+            continue
+        champion = challenger = difference = None
+        try:
+            challenger = interval(ours[metric], scores.labels, scores.challenger, scores.patients, **settings)
+            if scores.champion is not None:
+                champion = interval(
+                    theirs[metric], scores.labels, scores.champion, scores.patients, **settings
+                )
+                difference = paired(
+                    partial(ours[metric], scores.labels, scores.challenger),
+                    partial(theirs[metric], scores.labels, scores.champion),
+                    scores.patients,
+                    **settings,
+                )
+        except SearchError:
+            # Too few patients for an interval: the line stands without, and the rule's minimum sizes say so.
+            pass
+        found.append(
+            Comparison(
+                where=where,
+                metric=metric,
+                images=len(scores.labels),
+                patients=len(np.unique(scores.patients)),
+                champion=champion,
+                challenger=challenger,
+                difference=difference,
+            )
+        )
+    return found
+
+
+def _judge_first(rule: GateRule, frozen: Scores, case: _Case, lines: Sequence[Comparison]) -> None:
+    if frozen.fewest_patients < rule.patients.frozen:
+        case.add("hold", _too_few("frozen", frozen, rule.patients.frozen))
+        return
+    score = _line(lines, "frozen", "auroc").challenger
+    if score is None or score.high < rule.floor:
+        case.add(
+            "reject", f"its AUROC on the frozen test set is {_shown(score)}, below the floor {rule.floor}"
+        )
+    elif score.low <= rule.floor:
+        case.add(
+            "hold", f"its AUROC on the frozen test set, {_shown(score)}, may be below the floor {rule.floor}"
+        )
+
+
+def _judge_test(
+    rule: GateRule, name: TestName, scores: Scores | None, case: _Case, lines: Sequence[Comparison]
+) -> None:
+    needed, margin = int(getattr(rule.patients, name)), float(getattr(rule.margin, name))
+    if scores is None or scores.fewest_patients < needed:
+        case.add("hold", _too_few(name, scores, needed))
+        return
+    for metric, allowed in (("auroc", margin), ("sensitivity", rule.sensitivity)):
+        line = next((one for one in lines if (one.where, one.metric) == (name, metric)), None)
+        if line is None:
+            continue
+        difference, title = line.difference, _TITLES[metric]
+        if difference is None:
+            case.add("hold", f"{title} on the {name} test set has no interval: there are too few patients")
+        elif difference.high < -allowed:
+            case.add(
+                "reject",
+                f"{title} on the {name} test set is lower by {_lost(difference)}; {allowed} may be lost",
+            )
+        elif metric == "auroc" and difference.low <= -allowed:
+            case.add(
+                "hold",
+                f"{title} on the {name} test set may be lower by more than {allowed}: the difference is "
+                f"{_shown(difference, signed=True)}",
+            )
+
+
+def _judge_subgroups(rule: GateRule, tests: Mapping[TestName, Scores], case: _Case) -> list[Comparison]:
+    """Judge each subgroup of both test sets together: of one set alone most are too small."""
+    both = together(list(tests.values()))
+    kinds = [(kind, value) for kind in rule.subgroups.by for value in np.unique(both.groups[kind]) if value]
+    strict = GateRule(
+        confidence=1 - (1 - rule.confidence) / max(1, len(kinds)),
+        resamples=max(rule.resamples, 20 * len(kinds)),
+    )
+    lines = []
+    for kind, value in kinds:
+        part = both.where(both.groups[kind] == value)
+        enough = part.fewest_patients >= rule.subgroups.patients
+        (line,) = compare(strict, f"{kind} {value}", part, metrics=("auroc",))
+        lines.append(line)
+        if enough and line.difference is not None and line.difference.high < -rule.subgroups.loss:
+            case.add(
+                "reject",
+                f"AUROC in {kind} {value} is lower by {_lost(line.difference)}; "
+                f"{rule.subgroups.loss} may be lost",
+            )
+    return lines
+
+
+def together(tests: Sequence[Scores]) -> Scores:
+    """Return several test sets as one."""
+    first = tests[0]
+    champions = [one.champion for one in tests if one.champion is not None]
+    return Scores(
+        labels=np.concatenate([one.labels for one in tests]),
+        patients=np.concatenate([one.patients for one in tests]),
+        groups={kind: np.concatenate([one.groups[kind] for one in tests]) for kind in first.groups},
+        challenger=np.concatenate([one.challenger for one in tests]),
+        threshold=first.threshold,
+        champion=np.concatenate(champions) if champions else None,
+        champion_threshold=first.champion_threshold,
+    )
+
+
+def _too_few(name: str, scores: Scores | None, needed: float) -> str:
+    there = 0 if scores is None else scores.fewest_patients
+    return f"the {name} test set has {there} patients of its rarest class; the rule asks for {needed:g}"
+
+
+def _praise(first: bool, lines: Sequence[Comparison]) -> str:
+    line = _line(lines, "frozen", "auroc")
+    if first:
+        return f"there is no champion yet, and its AUROC on the frozen test set is {_shown(line.challenger)}"
+    rolling = _line(lines, "rolling", "auroc")
+    return (
+        "not inferior to the champion: AUROC differs by "
+        f"{_shown(line.difference, signed=True)} on the frozen and by "
+        f"{_shown(rolling.difference, signed=True)} on the rolling test set"
+    )
+
+
+def _line(lines: Sequence[Comparison], where: str, metric: str) -> Comparison:
+    return next(one for one in lines if (one.where, one.metric) == (where, metric))
+
+
+def _shown(one: Interval | None, *, signed: bool = False) -> str:
+    if one is None:
+        return "unknown"
+    sign = "+" if signed else ""
+    return f"{one.value:{sign}.4f} ({one.low:{sign}.4f} to {one.high:{sign}.4f})"
+
+
+def _lost(one: Interval) -> str:
+    return f"{-one.value:.4f} ({-one.high:.4f} to {-one.low:.4f})"
+
+
+_TITLES = {"auroc": "AUROC", "sensitivity": "sensitivity"}

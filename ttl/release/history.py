@@ -1,0 +1,113 @@
+"""What was live when, who approved it, and on which data: read from the registry's tags."""
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttl.errors import ReleaseError
+from ttl.release import registry
+from ttl.release.registry import Release
+
+CHAMPION = "champion"
+
+TRAILER = re.compile(
+    r"^(Decision|Approved-By|Rejected-By|Reason|Rule|Evidence|Flow-Run): (.*)$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A time in which one version was the champion; `until` is None for the present one.
+
+    `approved_by`, `reason`, `rule` and `evidence` (SHA-256) are as the approval's tag has them, empty where a
+    stage was assigned without; `set_by` is who made the tag.
+    """
+
+    dataset: str
+    version: str
+    since: datetime.datetime
+    until: datetime.datetime | None
+    approved_by: str
+    reason: str
+    rule: str
+    evidence: str
+    set_by: str
+    network: str
+    revision: str
+    commit: str
+
+
+def history(dataset: str, *, repo: Path, day: datetime.date | None = None) -> list[Live]:
+    """Return the champions of a dataset, the oldest first; of one `day` (UTC), those that were live on it.
+
+    Raises `ReleaseError` for a dataset without a release.
+    """
+    releases = {one.version: one for one in registry.models(repo=repo) if one.dataset == dataset}
+    events = registry.history(repo=repo, dataset=dataset)
+    if not events:
+        raise ReleaseError(f"nothing of {dataset!r} was released; `ttl models` lists the releases")
+    changes = [event for event in events if event.stage == CHAMPION]
+    found = []
+    for place, event in enumerate(changes):
+        if event.action != "assignment":
+            continue
+        told, made = trailers(event.message), releases.get(event.version)
+        found.append(
+            Live(
+                dataset=dataset,
+                version=event.version,
+                since=event.when,
+                until=changes[place + 1].when if place + 1 < len(changes) else None,
+                approved_by=told.get("Approved-By", ""),
+                reason=told.get("Reason", ""),
+                rule=told.get("Rule", ""),
+                evidence=told.get("Evidence", ""),
+                set_by=event.author,
+                network=made.network if made else "",
+                revision=made.revision if made else "",
+                commit=event.commit,
+            )
+        )
+    return found if day is None else [one for one in found if _live_on(one, day)]
+
+
+def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = False) -> Release:
+    """Make the champion before the present one champion again. Raises `ReleaseError` where there is none."""
+    lived = history(dataset, repo=repo)
+    if not lived or lived[-1].until is not None:
+        raise ReleaseError(f"{dataset} has no champion: there is nothing to go back from")
+    now = lived[-1].version
+    # Not what came last before: after one rollback, a second one goes further back, and not forth again.
+    first = next(place for place, one in enumerate(lived) if one.version == now)
+    if first == 0:
+        raise ReleaseError(f"{dataset} had no champion before {now}: there is none to go back to")
+    before = lived[first - 1].version
+    text = message(f"Roll back from {now}", {"Decision": "roll back", "Approved-By": who, "Reason": reason})
+    return registry.assign(f"{dataset}@{before}", CHAMPION, repo=repo, push=push, message=text)
+
+
+def message(title: str, told: Mapping[str, str]) -> str:
+    """Return a tag's message: a title, and a line for each thing told.
+
+    A line is a line: whatever a person has typed cannot begin another.
+    """
+    lines = [f"{name}: {' '.join(text.split())}" for name, text in told.items()]
+    return "\n".join([" ".join(title.split()), "", *lines])
+
+
+def trailers(text: str) -> dict[str, str]:
+    """Return what a tag's message tells, by name."""
+    return dict(TRAILER.findall(text))
+
+
+def _live_on(one: Live, day: datetime.date) -> bool:
+    start = datetime.datetime.combine(day, datetime.time(), tzinfo=datetime.UTC)
+    until = one.until or datetime.datetime.max.replace(tzinfo=datetime.UTC)
+    return _aware(one.since) < start + datetime.timedelta(days=1) and _aware(until) > start
+
+
+def _aware(when: datetime.datetime) -> datetime.datetime:
+    # The registry's times are local where they say no zone.
+    return when.astimezone(datetime.UTC)

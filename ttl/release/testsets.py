@@ -1,0 +1,68 @@
+"""The gate's test sets: what champion and challenger say of the frozen and of the rolling patients."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ttl.data.dataset import PackedDataset
+from ttl.errors import ReleaseError
+from ttl.evaluation.metrics import Probabilities
+from ttl.intake.append import ROLLING
+from ttl.release.gate import Scores, TestName
+from ttl.release.predict import LoadedModel, load_model
+
+BATCH = 256
+
+SPLIT_OF: dict[TestName, str] = {"frozen": "test", "rolling": ROLLING}
+
+
+def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None) -> dict[TestName, Scores]:
+    """Return the test sets that the dataset has, scored by the models in two folders.
+
+    Each model prepares the images as it was trained to. Raises `ReleaseError` for models that do not know the
+    dataset's classes, or its images.
+    """
+    models = [load_model(folder) for folder in (challenger, champion) if folder is not None]
+    for model in models:
+        _check(model, dataset)
+    found: dict[TestName, Scores] = {}
+    for name, split in SPLIT_OF.items():
+        rows = dataset.indices(split)
+        if not len(rows):
+            continue
+        samples = dataset.samples[rows]
+        scores = [_probabilities(model, dataset, rows) for model in models]
+        found[name] = Scores(
+            labels=samples["label"].to_numpy(),
+            patients=samples["patient_id"].to_numpy().astype(np.str_),
+            groups={
+                "site": samples["site"].fill_null("").to_numpy().astype(np.str_),
+                "year": samples["acquired_at"]
+                .dt.year()
+                .cast(pl.String)
+                .fill_null("")
+                .to_numpy()
+                .astype(np.str_),
+            },
+            challenger=scores[0],
+            threshold=models[0].threshold,
+            champion=scores[1] if champion is not None else None,
+            champion_threshold=models[1].threshold if champion is not None else None,
+        )
+    return found
+
+
+def _probabilities(model: LoadedModel, dataset: PackedDataset, rows: np.ndarray) -> Probabilities:
+    starts = range(0, len(rows), BATCH)
+    return np.concatenate([model.probabilities(dataset.read(rows[at : at + BATCH])) for at in starts])
+
+
+def _check(model: LoadedModel, dataset: PackedDataset) -> None:
+    known, info = model.description, dataset.info
+    shape = (known.channels, *known.packed_size)
+    if (known.classes, shape) != (info.classes, info.shape):
+        raise ReleaseError(
+            f"the model in {model.folder} tells {', '.join(known.classes)} apart in images {shape}, and "
+            f"{info.name} has {', '.join(info.classes)} and {info.shape}: they cannot be compared"
+        )
