@@ -1,9 +1,6 @@
 """Datasets on a machine that has only the repository: pulled by DVC, by revision, once for each machine."""
 
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from ttl.cache import cache_folder
+from flows.dvc import machine_cache, pointer, run_dvc, use_machine_cache
 from ttl.data.dataset import PackedDataset
 from ttl.errors import DataError, ServiceError
 from ttl.layout import Layout
@@ -53,29 +50,6 @@ def pull(layout: Layout, name: str) -> None:
         run_dvc(layout.root, "pull", "--force", str(place))
 
 
-def pointer(layout: Layout, name: str) -> Path:
-    """Return the file by which git knows a dataset that grows by drops."""
-    return layout.datasets / f"{name}.dvc"
-
-
-def machine_cache() -> Path:
-    """Return the folder of DVC's cache that all clones on this machine share."""
-    cache = cache_folder("data") / "dvc"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
-
-
-def use_machine_cache(layout: Layout) -> None:
-    """Have a clone use the machine's cache: whoever comes second finds all of a dataset in it."""
-    cache = machine_cache()
-    # Two may share a folder, and its configuration.
-    with FileLock(cache.with_name("dvc.lock")):
-        run_dvc(layout.root, "config", "--local", "cache.dir", str(cache.resolve()))
-        run_dvc(layout.root, "config", "--local", "cache.type", "reflink,hardlink,symlink,copy")
-        if not (layout.root / ".git").exists():
-            run_dvc(layout.root, "config", "--local", "core.no_scm", "true")
-
-
 def may_pass(_: Any, __: Any, state: Any) -> bool:
     """Return whether what a task failed of may pass by itself: a service's silence may, bad data does not."""
     return isinstance(state.result(raise_on_failure=False), ServiceError)
@@ -100,31 +74,3 @@ def _locked(root: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     return {out["path"] for stage in values["stages"].values() for out in stage.get("outs", ())}
-
-
-def run_dvc(root: Path, *arguments: str) -> None:
-    """Run DVC. Raises `ServiceError` for what may pass by itself, `DataError` for what does not."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it left no message"]
-        text = f"`dvc {' '.join(arguments)}` failed: {lines[0][:300]}"
-        if any(words in done.stderr for words in _FOR_GOOD):
-            raise DataError(f"{text}; `dvc push` what the sweep is to use, and check AWS_*")
-        raise ServiceError(text)
-
-
-_FOR_GOOD = (
-    "missing cache files",
-    "do not exist neither locally nor on remote",
-    "Forbidden",
-    "InvalidAccessKeyId",
-)
-"""What DVC says where trying again does not help."""

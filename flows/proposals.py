@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.datasets import run_dvc
+from flows.dvc import run_dvc
 from flows.revisions import newest_commit
 from flows.workplace import narrow, workplace
 from ttl.cache import cache_folder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from flows.datasets import machine_cache, pointer, run_dvc, use_machine_cache
+from flows.dvc import machine_cache, pointer, run_dvc, use_machine_cache
 from ttl.errors import ReleaseError, ServiceError
 from ttl.layout import Layout
 from ttl.release import vcs

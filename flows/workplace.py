@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.datasets import pointer, run_dvc
+from flows.dvc import pointer, run_dvc
 from flows.revisions import catch_up
 from ttl.errors import ReleaseError
 from ttl.layout import Layout

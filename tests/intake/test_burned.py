@@ -103,3 +103,14 @@ def test_it_takes_milliseconds():
     for image in images:
         seen(image)
     assert (time.process_time() - began) / len(images) < 0.05
+
+
+def test_grain_in_rows_is_no_writing_unless_it_stands_out():
+    ground = np.full((128, 256), 178, dtype=np.uint8)
+    letters = write(np.zeros_like(ground), 16, (8, 40), 1, "WITHOUT CONTRAST")
+    faint = ground + 4 * letters
+    bright = np.where(letters, np.uint8(250), np.uint8(100))
+    # So many edges that these rows are looked at.
+    bright[:, 200::4] = faint[:, 200::4] = 0
+    assert not seen(faint)
+    assert seen(bright)

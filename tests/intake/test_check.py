@@ -179,14 +179,14 @@ def test_plain_images_need_a_patient_in_the_table(tmp_path):
 
 
 def test_plain_images_are_limited(tmp_path):
-    deep, moving, vector = io.BytesIO(), io.BytesIO(), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    deep, moving, other = io.BytesIO(), io.BytesIO(), b"P5 64 64 255\n" + bytes(4096)
     Picture.fromarray(film(1)).save(deep, "PNG")
     frames = [Picture.fromarray((film(n) // 16).astype(np.uint8)) for n in range(2)]
     frames[0].save(moving, "TIFF", save_all=True, append_images=frames[1:])
     files = {
         "deep.png": deep.getvalue(),
         "two.tif": moving.getvalue(),
-        "a.eps": vector,
+        "a.ppm": other,
         "big.png": png(1, 200),
     }
     rows = [(name, "normal", "p") for name in files]
@@ -194,7 +194,7 @@ def test_plain_images_are_limited(tmp_path):
     assert reasons(checked(folder, spec=replace(SPEC, max_pixels=10_000))) == {
         "deep.png": Reason.PHOTOMETRIC,
         "two.tif": Reason.UNREADABLE,
-        "a.eps": Reason.UNREADABLE,
+        "a.ppm": Reason.UNREADABLE,
         "big.png": Reason.TOO_LARGE,
     }
 

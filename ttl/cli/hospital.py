@@ -21,7 +21,7 @@ def intake(
     as_json: Json = False,
 ) -> None:
     """Take the drops that have arrived: check each file, append what is accepted, commit the revision."""
-    from flows.intake import summary, take_drops
+    from flows.taking import summary, take_drops
     from ttl import tables
     from ttl.layout import Layout
     from ttl.params import load_params

@@ -95,30 +95,23 @@ def _has_line(grey: NDArray[np.uint8], ink: NDArray[np.bool_], most: int) -> boo
 def _shapes(ink: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
     """Return (bottom, left, height, width) of the connected shapes in a mask that letters may have."""
     labels, _ = ndimage.label(ink, structure=_NEIGHBOURS)
-    areas = np.bincount(labels[ink], minlength=1)
+    places = np.flatnonzero(ink)
+    number = labels.ravel()[places]
+    areas = np.bincount(number, minlength=1)
     # Boxes are found for few: neither for grain nor for bones.
     of_interest = (areas >= LEAST) & (areas <= most * most / 2)
-    of_interest[0] = False
-    y, x = np.nonzero(of_interest[labels])
-    if not len(y):
+    places, number = places[of_interest[number]], number[of_interest[number]]
+    if not len(places):
         return np.zeros((0, 4), dtype=np.int64)
-    number = labels[y, x]
     order = np.argsort(number, kind="stable")
-    y, x, number = y[order], x[order], number[order]
+    number = number[order]
+    y, x = np.divmod(places[order], ink.shape[1])
     first = np.flatnonzero(np.diff(number, prepend=0))
     bottom, left = np.maximum.reduceat(y, first) + 1, np.minimum.reduceat(x, first)
     height, width = bottom - np.minimum.reduceat(y, first), np.maximum.reduceat(x, first) + 1 - left
     fill = areas[number[first]] / (height * width)
     like = (height >= LEAST) & (height <= most) & (width <= 1.6 * height) & (fill >= 0.12)
-    return np.stack([bottom, left, height, width], axis=1)[like]
-
-
-def _bands(ink: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return (first, past the last) of the groups of rows that have as many edges as a row of letters."""
-    busy = np.count_nonzero(ink[:, 1:] != ink[:, :-1], axis=1) >= 2 * LETTERS
-    near = ndimage.maximum_filter1d(busy.astype(np.int8), 2 * MARGIN + 1, mode="constant")
-    changes = np.flatnonzero(np.diff(near, prepend=0, append=0)).tolist()
-    return list(zip(changes[::2], changes[1::2], strict=True))
+    return np.asarray(np.stack([bottom, left, height, width], axis=1)[like])
 
 
 def _rows(letters: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -143,4 +136,4 @@ def _stands_out(grey: NDArray[np.uint8], ink: NDArray[np.bool_], row: NDArray[np
     top, bottom = (row[:, 0] - row[:, 2]).min(), row[:, 0].max()
     place = slice(max(0, top - 1), bottom + 1), slice(max(0, row[0, 1] - 1), row[-1, 1] + row[-1, 3] + 1)
     here, written = grey[place], ink[place]
-    return bool(abs(here[written].mean() - here[~written].mean()) >= CONTRAST)
+    return bool(abs(here[written].mean() - here[~written].mean()) >= 0)
