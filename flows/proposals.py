@@ -30,7 +30,7 @@ from ttl.release.evidence import (
 from ttl.release.gate import judge
 from ttl.release.gate_rule import FILE, GateRule, RuleVersion, check_age, load_rule, rule_version
 from ttl.release.history import message, trailers
-from ttl.release.testsets import score_tests
+from ttl.release.testsets import rolling_since, score_tests
 from ttl.release.watch import drift_of, drops_since
 from ttl.search.around import around
 
@@ -208,7 +208,11 @@ def _judged(
     verdict = judge(
         rule,
         scores,
-        drifted=[drop for drop, one in drift.items() if isinstance(one, DriftReport) and one.drifted],
+        drifted={
+            drop: rolling_since(dataset, drop)
+            for drop, one in drift.items()
+            if isinstance(one, DriftReport) and one.drifted
+        },
         unseen=[drop for drop, one in drift.items() if isinstance(one, str)],
     )
     evidence = Evidence(

@@ -136,4 +136,4 @@ def _stands_out(grey: NDArray[np.uint8], ink: NDArray[np.bool_], row: NDArray[np
     top, bottom = (row[:, 0] - row[:, 2]).min(), row[:, 0].max()
     place = slice(max(0, top - 1), bottom + 1), slice(max(0, row[0, 1] - 1), row[-1, 1] + row[-1, 3] + 1)
     here, written = grey[place], ink[place]
-    return bool(abs(here[written].mean() - here[~written].mean()) >= 0)
+    return bool(abs(here[written].mean() - here[~written].mean()) >= CONTRAST)

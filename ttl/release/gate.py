@@ -4,7 +4,8 @@ Differences are challenger less champion, on the same images, with an interval b
 patients. Of all that the rule names:
 
 - **reject**: the interval says that more is lost than the rule allows, in a test set or a subgroup;
-- **hold**: there are too few patients, or the interval does not exclude such a loss, or a drop has drifted;
+- **hold**: there are too few patients, or the interval does not exclude such a loss, or a site's images
+  have drifted and the rolling test set has too few of them yet;
 - **propose**: no worse by more than the margin, surely, on both test sets.
 
 A test set that may reject or hold by chance does so against the challenger alone: what is proposed wrongly is
@@ -27,6 +28,7 @@ from ttl.release.gate_rule import GateRule
 
 Outcome = Literal["reject", "hold", "propose"]
 TestName = Literal["frozen", "rolling"]
+TESTS: tuple[TestName, ...] = ("frozen", "rolling")
 OUTCOMES: tuple[Outcome, ...] = ("propose", "hold", "reject")
 """From the mildest to the hardest."""
 
@@ -114,13 +116,14 @@ def judge(
     rule: GateRule,
     tests: Mapping[TestName, Scores],
     *,
-    drifted: Sequence[str] = (),
+    drifted: Mapping[str, NDArray[np.bool_]] | None = None,
     unseen: Sequence[str] = (),
 ) -> Verdict:
     """Judge a challenger on the test sets.
 
-    `drifted` are drops since the champion's data whose images have drifted, `unseen` those of which that
-    could not be told. The frozen test set must be there; the rolling one is judged when there is a champion.
+    `drifted` are drops since the champion's data whose images have drifted, each with the images of the
+    rolling test set that came from its site since, as a mask [n]; `unseen` are those drops of which it could
+    not be told. The frozen test set must be there; the rolling one is judged when there is a champion.
     Raises `ReleaseError` where there is nothing to judge.
     """
     if "frozen" not in tests:
@@ -132,12 +135,9 @@ def judge(
     if first:
         _judge_first(rule, tests["frozen"], case, lines)
     else:
-        for name in ("frozen", "rolling"):
+        for name in TESTS:
             _judge_test(rule, name, tests.get(name), case, lines)
-        lines += _judge_subgroups(rule, tests, case)
-    for drop in drifted:
-        kind: Outcome = "hold" if rule.drift == "hold" else "propose"
-        case.add(kind, f"the images of {drop} differ from what its site had sent before (drift)")
+        lines += _judge_subgroups(rule, tests, drifted or {}, case)
     for drop in unseen:
         case.add("propose", f"whether {drop} has drifted could not be told")
     if case.outcome == "propose":
@@ -231,25 +231,48 @@ def _judge_test(
             )
 
 
-def _judge_subgroups(rule: GateRule, tests: Mapping[TestName, Scores], case: _Case) -> list[Comparison]:
-    """Judge each subgroup of both test sets together: of one set alone most are too small."""
+def _judge_subgroups(
+    rule: GateRule,
+    tests: Mapping[TestName, Scores],
+    drifted: Mapping[str, NDArray[np.bool_]],
+    case: _Case,
+) -> list[Comparison]:
+    """Judge each subgroup of both test sets together, of which alone most are too small; and what drifted."""
     both = together(list(tests.values()))
-    kinds = [(kind, value) for kind in rule.subgroups.by for value in np.unique(both.groups[kind]) if value]
+    parts = {
+        f"{kind} {value}": both.where(both.groups[kind] == value)
+        for kind in rule.subgroups.by
+        for value in np.unique(both.groups[kind])
+        if value
+    }
+    for drop, mask in drifted.items():
+        said = f"the images of {drop} differ from what its site had sent before (drift)"
+        part = tests["rolling"].where(mask) if "rolling" in tests else None
+        there = 0 if part is None else part.fewest_patients
+        if part is None or there < rule.drift.patients:
+            case.add(
+                "hold",
+                f"{said}, and the rolling test set has {there} patients of the rarest class from there since; "
+                f"the rule asks for {rule.drift.patients}",
+            )
+        else:
+            case.add(
+                "propose", f"{said}; the rolling test set has {there} patients and more from there since"
+            )
+            parts[f"since {drop}"] = part
     strict = GateRule(
-        confidence=1 - (1 - rule.confidence) / max(1, len(kinds)),
-        resamples=max(rule.resamples, 20 * len(kinds)),
+        confidence=1 - (1 - rule.confidence) / max(1, len(parts)),
+        resamples=max(rule.resamples, 200 * len(parts)),
     )
     lines = []
-    for kind, value in kinds:
-        part = both.where(both.groups[kind] == value)
-        enough = part.fewest_patients >= rule.subgroups.patients
-        (line,) = compare(strict, f"{kind} {value}", part, metrics=("auroc",))
+    for title, part in parts.items():
+        (line,) = compare(strict, title, part, metrics=("auroc",))
         lines.append(line)
+        enough = part.fewest_patients >= rule.subgroups.patients
         if enough and line.difference is not None and line.difference.high < -rule.subgroups.loss:
             case.add(
                 "reject",
-                f"AUROC in {kind} {value} is lower by {_lost(line.difference)}; "
-                f"{rule.subgroups.loss} may be lost",
+                f"AUROC in {title} is lower by {_lost(line.difference)}; {rule.subgroups.loss} may be lost",
             )
     return lines
 

@@ -35,6 +35,13 @@ class Subgroups:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How many patients of each class the rolling test set must have of a site since its images drifted."""
+
+    patients: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateRule:
     """See the comments in `gate.yaml`. Losses are of AUROC, `sensitivity` is a share of images."""
 
@@ -45,7 +52,7 @@ class GateRule:
     resamples: int = 2000
     patients: Both = field(default_factory=lambda: Both(frozen=10, rolling=10))
     subgroups: Subgroups = field(default_factory=Subgroups)
-    drift: Literal["hold", "report"] = "hold"
+    drift: Drift = field(default_factory=Drift)
     around: int = 1
     full_every: int = 4
 
@@ -69,6 +76,7 @@ class GateRule:
             "patients.frozen": (self.patients.frozen, 2),
             "patients.rolling": (self.patients.rolling, 2),
             "subgroups.patients": (self.subgroups.patients, 2),
+            "drift.patients": (self.drift.patients, 2),
             "resamples": (self.resamples, 200),
             "around": (self.around, 0),
             "full_every": (self.full_every, 1),

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
-from ttl.intake.append import ROLLING
+from ttl.intake.append import ROLLING, received
 from ttl.release.gate import Scores, TestName
 from ttl.release.predict import LoadedModel, load_model
 
@@ -53,7 +54,18 @@ def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None)
     return found
 
 
-def _probabilities(model: LoadedModel, dataset: PackedDataset, rows: np.ndarray) -> Probabilities:
+def rolling_since(dataset: PackedDataset, drop: str) -> NDArray[np.bool_]:
+    """Return which images of the rolling test set came from a drop's site with it, or after it: [n]."""
+    site, came = drop.partition("/")[0], received(dataset.root)
+    first = came.filter(pl.col("drop") == drop)["received_at"].min()
+    rows = dataset.samples[dataset.indices(ROLLING)].join(
+        came, on="sample_id", how="left", maintain_order="left"
+    )
+    since = (pl.col("site") == site) & (pl.col("received_at") >= first)
+    return rows.select(since.fill_null(value=False)).to_series().to_numpy()
+
+
+def _probabilities(model: LoadedModel, dataset: PackedDataset, rows: NDArray[np.int64]) -> Probabilities:
     starts = range(0, len(rows), BATCH)
     return np.concatenate([model.probabilities(dataset.read(rows[at : at + BATCH])) for at in starts])
 
