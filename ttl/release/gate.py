@@ -252,8 +252,8 @@ def _judge_subgroups(
         if part is None or there < rule.drift.patients:
             case.add(
                 "hold",
-                f"{said}, and the rolling test set has {there} patients of the rarest class from there since; "
-                f"the rule asks for {rule.drift.patients}",
+                f"{said}, and since then the rolling test set has {there} patients of the rarest class from "
+                f"there; the rule asks for {rule.drift.patients}",
             )
         else:
             case.add(
