@@ -10,7 +10,9 @@ from prefect.events import emit_event
 from prefect.tasks import exponential_backoff
 
 from flows.datasets import may_pass
+from flows.drift import drift_rows
 from flows.taking import Intake, summary, take_drops, told
+from ttl.errors import TTLError
 from ttl.layout import Layout
 from ttl.params import load_params
 
@@ -46,6 +48,11 @@ def ttl_intake(datasets: list[str] | None = None, push: bool | None = None) -> d
                 resource={"prefect.resource.id": f"ttl.dataset.{name}"},
                 payload={"dataset": name, "revision": intake.revision},
             )
+        try:
+            _publish_drift(name, drift_rows(name, Layout(root=Path.cwd()), intake.taken, own=own))
+        except TTLError as error:
+            # The revision is there; the retraining looks again.
+            logger.error("%s: whether its drops have drifted could not be told: %s", name, error)
         found[name] = summary(intake)
     return found
 
@@ -73,3 +80,15 @@ def _publish_artifact(name: str, intake: Intake) -> None:
         table=[{column: row.get(column, 0) for column in columns} for row in rows],
         description=f"Drops of {name} that were taken, with what was quarantined and why.",
     )
+
+
+def _publish_drift(name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        create_table_artifact(
+            key=f"ttl-drift-{name.replace('_', '-').lower()}",
+            table=rows,
+            description=(
+                f"Whether the new images of {name} differ from what their sites had sent before. One drop in "
+                "twenty seems to where nothing has changed; `rank` is how rare so much is, then."
+            ),
+        )

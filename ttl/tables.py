@@ -57,6 +57,16 @@ def intakes(found: Mapping[str, Row]) -> Table:
     return table
 
 
+def drift(rows: Sequence[Row]) -> Table:
+    """Return the table of how new drops compare with earlier ones."""
+    table = _table("drop", "drifted", "views", "rank")
+    table.columns[2].no_wrap = False
+    for row in rows:
+        colour = {"yes": "[yellow]yes[/]"}.get(row["drifted"], row["drifted"])
+        table.add_row(row["drop"], colour, row["views"], "" if row["rank"] is None else f"{row['rank']:.3f}")
+    return table
+
+
 def verdicts(rows: Sequence[Row]) -> Table:
     """Return the table of `ttl data check DROP`: the files that would not get in."""
     table = _table("file", "reason", "")

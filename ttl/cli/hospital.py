@@ -21,17 +21,22 @@ def intake(
     as_json: Json = False,
 ) -> None:
     """Take the drops that have arrived: check each file, append what is accepted, commit the revision."""
+    from flows.drift import drift_rows
     from flows.taking import summary, take_drops
     from ttl import tables
     from ttl.layout import Layout
     from ttl.params import load_params
 
     layout = Layout(root=Path.cwd())
-    found = {
-        name: summary(take_drops(name, layout, own=False, push=push))
-        for name in datasets or list(load_params().intake)
-    }
+    found, drift = {}, []
+    for name in datasets or list(load_params().intake):
+        intake = take_drops(name, layout, own=False, push=push)
+        rows = drift_rows(name, layout, intake.taken, own=False)
+        found[name] = {**summary(intake), "drift": rows}
+        drift += rows
     show(found, tables.intakes(found), as_json)
+    if drift and not as_json:
+        console.print(tables.drift(drift))
 
 
 def retrain(

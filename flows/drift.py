@@ -1,0 +1,44 @@
+"""How new drops compare with what their sites had sent before, as the champion sees them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from flows.proposals import find_champion
+from ttl.data.dataset import PackedDataset
+from ttl.errors import DataError
+from ttl.evaluation.drift import DriftReport
+from ttl.intake.append import Taken
+from ttl.layout import Layout
+from ttl.release import vcs
+from ttl.release.evidence import Model
+from ttl.release.watch import drift_of
+
+
+def drift_rows(name: str, layout: Layout, drops: Iterable[Taken], *, own: bool) -> list[dict[str, Any]]:
+    """Return a row for each drop that brought images: whether they drifted, and in which views.
+
+    Without a champion, the pixels alone are compared. A deployment's `own` clone is told of the tags first.
+    """
+    brought = [f"{one.site}/{one.drop}" for one in drops if one.accepted]
+    if not brought:
+        return []
+    remote = vcs.find_remote(layout.root)
+    if own and remote is not None:
+        vcs.fetch_tags(layout.root, remote, name)
+    champion = find_champion(layout, name)
+    dataset = PackedDataset.open(layout.datasets / name)
+    return [_row(dataset, drop, champion) for drop in brought]
+
+
+def _row(dataset: PackedDataset, drop: str, champion: Model | None) -> dict[str, Any]:
+    try:
+        report = drift_of(dataset, drop, None if champion is None else champion.folder)
+    except DataError as error:
+        return {"drop": drop, "drifted": "not told", "views": str(error), "rank": None}
+    return {"drop": drop, "drifted": "yes" if report.drifted else "no", **_views(report)}
+
+
+def _views(report: DriftReport) -> dict[str, Any]:
+    """Return the views that fire, or all that were looked at; and how rare so much is without a change."""
+    fired = [view for view, one in report.views.items() if one.fired]
+    return {"views": ", ".join(fired or report.views), "rank": report.rank}
