@@ -38,15 +38,24 @@ def until(condition, seconds, what):
 
 
 class Deployment:
-    """Runs `ttl-sweep/default` and looks at it, each time through Prefect's own client."""
+    """Runs a flow's deployment and looks at it, each time through Prefect's own client."""
 
-    def __init__(self, stack, store):
-        self.stack, self.store = stack, store
+    def __init__(self, stack, store, flow="ttl-sweep"):
+        self.stack, self.store, self.flow = stack, store, flow
         self.run_id = ""
 
     def start(self, **parameters):
         """Start a run with these parameters."""
-        self.run_id = self.call("start", json.dumps(parameters))
+        self.run_id = self.call("start", self.flow, json.dumps(parameters))
+
+    def started(self):
+        """Take the newest run that somebody else has started, if there is one."""
+        self.run_id = self.call("newest", self.flow)
+        return bool(self.run_id)
+
+    def resume(self, **answer):
+        """Give a suspended run what it waits for."""
+        return self.call("resume", self.run_id, json.dumps(answer))
 
     def call(self, what, *arguments):
         # In a process of its own: the server goes away in these tests, and Prefect keeps connections.
@@ -103,16 +112,29 @@ async def _client(what, *arguments):
     from prefect.client.schemas.filters import (  # noqa: PLC0415
         ArtifactFilter,
         ArtifactFilterKey,
+        FlowFilter,
+        FlowFilterName,
         LogFilter,
         LogFilterFlowRunId,
     )
+    from prefect.client.schemas.sorting import FlowRunSort  # noqa: PLC0415
     from prefect.states import Cancelling  # noqa: PLC0415
 
     async with get_client() as client:
         if what == "start":
-            made = await client.read_deployment_by_name("ttl-sweep/default")
-            run = await client.create_flow_run_from_deployment(made.id, parameters=json.loads(arguments[0]))
+            made = await client.read_deployment_by_name(f"{arguments[0]}/default")
+            run = await client.create_flow_run_from_deployment(made.id, parameters=json.loads(arguments[1]))
             return str(run.id)
+        if what == "newest":
+            runs = await client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[arguments[0]])),
+                sort=FlowRunSort.START_TIME_DESC,
+                limit=1,
+            )
+            return str(runs[0].id) if runs else ""
+        if what == "resume":
+            done = await client.resume_flow_run(arguments[0], run_input=json.loads(arguments[1]))
+            return str(done.status.value)
         if what == "state":
             return (await client.read_flow_run(arguments[0])).state.name
         if what == "states":

@@ -25,7 +25,9 @@ PORTS = {
     "ray_client": 10001,
 }
 
-SECRETS = ("postgres", "prefect", "s3_access", "s3_secret", "ray")
+SECRETS = ("postgres", "prefect", "s3_access", "s3_secret", "ray", "intake")
+BYTES = {"intake": 32}
+"""Those of a secret, where they are not 16."""
 
 PROJECT = Path(__file__).parents[2]
 
@@ -57,7 +59,10 @@ class Settings:
             folder.chmod(0o700)
         made = {
             "ports": {**(_free_ports() if free_ports and not kept else PORTS), **kept.get("ports", {})},
-            "secrets": {**{name: secrets.token_hex(16) for name in SECRETS}, **kept.get("secrets", {})},
+            "secrets": {
+                **{name: secrets.token_hex(BYTES.get(name, 16)) for name in SECRETS},
+                **kept.get("secrets", {}),
+            },
         }
         if made != kept:
             _write_secret(path, json.dumps(made, indent=2))
@@ -90,6 +95,7 @@ class Settings:
             "AWS_DEFAULT_REGION": "us-east-1",
             "TTL_STORE": "s3://ttl/runs",
             "TTL_REPOSITORY": f"file://{self.repository}",
+            "TTL_INTAKE_KEY": self.secrets["intake"],
             "RAY_ADDRESS": f"127.0.0.1:{self.ports['ray']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.secrets["ray"],

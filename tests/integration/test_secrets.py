@@ -13,7 +13,7 @@ def test_a_run_leaves_no_secret_anywhere(stack, client, store, deployment, tmp_p
     deployment.start(**{**PARAMETERS, "strategies": ["ttl"]})
     assert deployment.ends("Completed", "Failed", "Crashed") == "Completed"
     settings = stack.settings
-    secrets = [settings.secrets[name] for name in ("prefect", "postgres", "s3_secret", "ray")]
+    secrets = [settings.secrets[name] for name in ("prefect", "postgres", "s3_secret", "ray", "intake")]
     database = dump(settings)
     assert "ttl-leaderboard" in database, "the dump does not have the run"
     places = {"the database": database, "the run's logs": deployment.logs()}
