@@ -39,7 +39,8 @@ def pull(layout: Layout, name: str) -> None:
     Raises `DataError` where dvc.lock does not know it, `ServiceError` where it cannot be pulled.
     """
     place = (layout.datasets / name).relative_to(layout.root)
-    if not pointer(layout, name).is_file() and str(place) not in _locked(layout.root):
+    grows = pointer(layout, name).is_file()
+    if not grows and str(place) not in _locked(layout.root):
         raise DataError(
             f"dvc.lock in {layout.root} does not name {place}: run "
             f"`dvc repro prepare@{name}` and `dvc push`, and commit dvc.lock; of a dataset that grows by "
@@ -47,7 +48,7 @@ def pull(layout: Layout, name: str) -> None:
         )
     use_machine_cache(layout)
     with FileLock(machine_cache().with_name("dvc.lock")):
-        run_dvc(layout.root, "pull", "--force", str(place))
+        run_dvc(layout.root, "pull", "--force", f"{place}.dvc" if grows else str(place))
 
 
 def may_pass(_: Any, __: Any, state: Any) -> bool:

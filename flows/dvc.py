@@ -47,7 +47,8 @@ def run_dvc(root: Path, *arguments: str) -> None:
         check=False,
     )
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it left no message"]
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it left no message"]
+        lines = [line for line in said if line.startswith("ERROR")] or said
         text = f"`dvc {' '.join(arguments)}` failed: {lines[0][:300]}"
         if any(words in done.stderr for words in _FOR_GOOD):
             raise DataError(f"{text}; `dvc push` what the sweep is to use, and check AWS_*")

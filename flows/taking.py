@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.revisions import catch_up, publish
 from ttl.data.dataset import INFO, PackedDataset
+from ttl.data.pack import settle
 from ttl.errors import DataError, ServiceError
 from ttl.intake.append import Taken
 from ttl.intake.arrivals import look, take
@@ -37,6 +38,7 @@ def take_drops(name: str, layout: Layout, *, own: bool, push: bool) -> Intake:
     for _ in range(ATTEMPTS):
         if own:
             catch_up(layout, name)
+        settle(root)
         arrived = look(spec, root)
         records: list[Taken] = []
         if arrived.ready:

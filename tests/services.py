@@ -107,7 +107,7 @@ def left():
     ]
 
 
-async def _client(what, *arguments):
+async def _client(what, *arguments):  # noqa: PLR0911 - one for each thing that is asked
     from prefect import get_client  # noqa: PLC0415
     from prefect.client.schemas.filters import (  # noqa: PLC0415
         ArtifactFilter,

@@ -1,5 +1,6 @@
-"""The loop of a hospital by deployments: a drop on S3, an intake, a retraining by event, a person's approval."""
+"""A hospital's loop by deployments: a drop on S3, an intake, a retraining by event, a person's word."""
 
+import datetime
 import os
 import subprocess
 import sys
@@ -71,8 +72,6 @@ def ward(stack, client, tmp_path, monkeypatch):
 
 def deliver(incoming, folder, site, patients):
     """Put a drop on S3, its manifest last."""
-    import datetime  # noqa: PLC0415
-
     made = write_drop(
         folder, site=site, drop="january", patients=patients, date=datetime.date(2026, 1, 31), size=32
     )
