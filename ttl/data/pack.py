@@ -151,6 +151,20 @@ def replacing(out: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def settle(out: Path) -> None:
+    """Bring a dataset back whose writer was killed when it was about to put the new one into its place.
+
+    Raises `DataError` while another process is writing it.
+    """
+    aside, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    if not old.exists():
+        return
+    aside.mkdir(exist_ok=True)
+    with _locked(aside, out):
+        _settle(out, old)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _settle(out: Path, old: Path) -> None:
     """Leave one of the two: the old dataset where the new one did not come into its place."""
     if old.exists():

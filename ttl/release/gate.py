@@ -131,6 +131,11 @@ def judge(
     case, lines = _Case([]), []
     first = tests["frozen"].champion is None
     for name, scores in tests.items():
+        if (scores.champion is None) != first:
+            raise ReleaseError(
+                f"the champion must have scored all test sets or none; {name} and frozen differ"
+            )
+    for name, scores in tests.items():
         lines += compare(rule, name, scores)
     if first:
         _judge_first(rule, tests["frozen"], case, lines)
@@ -194,7 +199,9 @@ def _judge_first(rule: GateRule, frozen: Scores, case: _Case, lines: Sequence[Co
         case.add("hold", _too_few("frozen", frozen, rule.patients.frozen))
         return
     score = _line(lines, "frozen", "auroc").challenger
-    if score is None or score.high < rule.floor:
+    if score is None:
+        case.add("hold", "AUROC on the frozen test set has no interval: there are too few patients")
+    elif score.high < rule.floor:
         case.add(
             "reject", f"its AUROC on the frozen test set is {_shown(score)}, below the floor {rule.floor}"
         )
@@ -245,6 +252,7 @@ def _judge_subgroups(
         for value in np.unique(both.groups[kind])
         if value
     }
+    since = set()
     for drop, mask in drifted.items():
         said = f"the images of {drop} differ from what its site had sent before (drift)"
         part = tests["rolling"].where(mask) if "rolling" in tests else None
@@ -260,16 +268,24 @@ def _judge_subgroups(
                 "propose", f"{said}; the rolling test set has {there} patients and more from there since"
             )
             parts[f"since {drop}"] = part
+            since.add(f"since {drop}")
+    # How many patients there are does not hang on the scores: what is not judged takes no confidence.
+    judged = {
+        title
+        for title, part in parts.items()
+        if title in since or part.fewest_patients >= rule.subgroups.patients
+    }
+    share = max(1, len(judged))
     strict = GateRule(
-        confidence=1 - (1 - rule.confidence) / max(1, len(parts)),
-        resamples=max(rule.resamples, 200 * len(parts)),
+        confidence=1 - (1 - rule.confidence) / share, resamples=max(rule.resamples, 200 * share)
     )
     lines = []
     for title, part in parts.items():
         (line,) = compare(strict, title, part, metrics=("auroc",))
         lines.append(line)
-        enough = part.fewest_patients >= rule.subgroups.patients
-        if enough and line.difference is not None and line.difference.high < -rule.subgroups.loss:
+        if title not in judged or line.difference is None:
+            continue
+        if line.difference.high < -rule.subgroups.loss:
             case.add(
                 "reject",
                 f"AUROC in {title} is lower by {_lost(line.difference)}; {rule.subgroups.loss} may be lost",
@@ -278,9 +294,10 @@ def _judge_subgroups(
 
 
 def together(tests: Sequence[Scores]) -> Scores:
-    """Return several test sets as one."""
+    """Return several test sets as one, all or none with a champion's scores."""
     first = tests[0]
     champions = [one.champion for one in tests if one.champion is not None]
+    assert len(champions) in (0, len(tests))
     return Scores(
         labels=np.concatenate([one.labels for one in tests]),
         patients=np.concatenate([one.patients for one in tests]),

@@ -98,7 +98,7 @@ class RuleVersion:
 def load_rule(path: Path) -> GateRule:
     """Read the rule. Raises `ParamsError` naming the setting and its value."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ParamsError(
             f"{path} does not exist; write the rule, and commit it, before data arrive"
@@ -110,11 +110,13 @@ def load_rule(path: Path) -> GateRule:
 
 def rule_version(root: Path) -> RuleVersion:
     """Return which rule a repository has. Raises `ReleaseError` for one that is not committed as it lies."""
-    if vcs.git(root, "status", "--porcelain", "--", str(FILE)):
-        raise ReleaseError(f"{FILE} differs from what is committed: a rule counts from its commit on")
+    changed = vcs.git(root, "status", "--porcelain", "--", str(FILE))
     line = vcs.git(root, "log", "-1", "--format=%H %cI", "--", str(FILE))
-    if not line:
+    if not line and not changed:
         raise ReleaseError(f"{FILE} is not committed: write the rule before data arrive, and commit it")
+    # `status` overlooks what the index is told to overlook.
+    if changed or vcs.git(root, "hash-object", "--", str(FILE)) != _blob(root, "HEAD"):
+        raise ReleaseError(f"{FILE} differs from what is committed: a rule counts from its commit on")
     commit, _, date = line.partition(" ")
     return RuleVersion(
         commit=commit, committed_at=datetime.datetime.fromisoformat(date), sha256=sha256(root / FILE)
@@ -125,16 +127,32 @@ def check_age(root: Path, rule: RuleVersion, *, received_at: datetime.datetime, 
     """Refuse a rule that is younger than the newest drop it judges. Raises `ReleaseError`.
 
     By its date, and by the commits: the one that took the drop in, `taken_in`, must have the rule before it,
-    since a date is whatever its author's clock says.
+    since a date is whatever its author's clock says. A rule that has come back to what it was then is as old
+    as it was then.
     """
-    if rule.committed_at > received_at:
+    commit, committed_at = rule.commit, rule.committed_at
+    if _blob(root, taken_in) == _blob(root, rule.commit) != "":
+        commit, committed_at = _last_change(root, taken_in)
+    if committed_at > received_at:
         raise ReleaseError(
-            f"{FILE} was committed at {rule.committed_at:%Y-%m-%d %H:%M %z}, and the newest drop came "
+            f"{FILE} was committed at {committed_at:%Y-%m-%d %H:%M %z}, and the newest drop came "
             f"before, at {received_at:%Y-%m-%d %H:%M %z}: no rule may be written once the data are "
             "known. From the next drop on it counts; for these data, go back to the rule that was there"
         )
-    if vcs.attempt_git(root, "merge-base", "--is-ancestor", rule.commit, taken_in).returncode:
+    before = vcs.attempt_git(root, "merge-base", "--is-ancestor", commit, f"{taken_in}^")
+    if before.returncode:
         raise ReleaseError(
-            f"{FILE} was changed in {rule.commit[:12]}, which is not among what came before {taken_in[:12]}, "
+            f"{FILE} was changed in {commit[:12]}, which is not among what came before {taken_in[:12]}, "
             "where the newest drop was taken in: no rule may be written once the data are known"
         )
+
+
+def _blob(root: Path, commit: str) -> str:
+    """Return git's hash of the rule as a commit has it, empty where it has none."""
+    return vcs.attempt_git(root, "rev-parse", "--verify", "--quiet", f"{commit}:./{FILE}").stdout.strip()
+
+
+def _last_change(root: Path, commit: str) -> tuple[str, datetime.datetime]:
+    line = vcs.git(root, "log", "-1", "--format=%H %cI", commit, "--", str(FILE))
+    found, _, date = line.partition(" ")
+    return found, datetime.datetime.fromisoformat(date)
