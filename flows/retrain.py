@@ -60,7 +60,7 @@ def ttl_retrain(
     answer = suspend_flow_run(
         wait_for_input=Decision.with_initial_data(description=proposal.evidence),
         timeout=WEEKS * 7 * 24 * 3600,
-        key=f"decision-{proposal.version}",
+        key=f"decision-{proposal.version.replace('.', '-')}",
     )
     decided = decide(
         layout,

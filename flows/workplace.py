@@ -1,6 +1,7 @@
 """Where a retraining works: a clone at one commit, so that nobody's checked-out files change."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,10 +62,18 @@ def _clone(root: Path, clone: Layout, name: str, *, push: bool) -> None:
     vcs.git(root, "clone", "--quiet", "--local", str(root), str(clone.root))
     origin = vcs.find_remote(root)
     if push and origin is not None:
-        vcs.git(clone.root, "remote", "set-url", "origin", vcs.git(root, "remote", "get-url", origin))
+        address = vcs.git(root, "remote", "get-url", origin)
+        # A folder's address may be relative to the project, and the clone lies elsewhere.
+        there = root / address
+        address = str(there.resolve()) if there.exists() else address
+        vcs.git(clone.root, "remote", "set-url", "origin", address)
     local = root / ".dvc" / "config.local"
     if local.is_file():
         (clone.root / ".dvc" / "config.local").write_text(local.read_text(encoding="utf-8"), encoding="utf-8")
+    for line in vcs.dvc(root, "config", "--list").splitlines():
+        key, _, address = line.partition("=")
+        if re.fullmatch(r"remote\..+\.url", key) and "://" not in address:
+            run_dvc(clone.root, "config", "--local", key, address)
     cache = vcs.dvc(root, "cache", "dir").strip()
     run_dvc(clone.root, "config", "--local", "cache.dir", str((root / cache).resolve()))
     run_dvc(clone.root, "config", "--local", "cache.type", "reflink,hardlink,symlink,copy")

@@ -20,17 +20,17 @@ PARAMS = {
         NAME: {
             "incoming": "s3://ttl/incoming",
             "classes": ["normal", "finding"],
-            "size": 32,
+            "size": 64,
             "synthetic": True,
         }
     },
     "sweep": {
-        "backbones": ["resnet10t"],
-        "sources": ["random"],
+        "backbones": ["efficientnet_lite0"],
         "strategies": ["ftl", "ttl"],
         "planner": "exhaustive",
-        "recipe": {"base": "fast", "epochs": 2},
-        "image_size": 32,
+        "cuts": ["blocks.2", "blocks.3"],
+        "recipe": {"base": "fast", "epochs": 4},
+        "image_size": 64,
     },
     "selection": {"margin": 0.4, "patients": 2, "resamples": 200},
 }
@@ -72,9 +72,7 @@ def ward(stack, client, tmp_path, monkeypatch):
 
 def deliver(incoming, folder, site, patients):
     """Put a drop on S3, its manifest last."""
-    made = write_drop(
-        folder, site=site, drop="january", patients=patients, date=datetime.date(2026, 1, 31), size=32
-    )
+    made = write_drop(folder, site=site, drop="january", patients=patients, date=datetime.date(2026, 1, 31))
     files = sorted(path for path in made.rglob("*") if path.is_file())
     for path in sorted(files, key=lambda one: one.name == "MANIFEST.csv"):
         incoming.write(str(path.relative_to(folder)), path.read_bytes())
@@ -83,7 +81,7 @@ def deliver(incoming, folder, site, patients):
 def test_a_drop_becomes_a_champion_by_a_persons_word(stack, store, ward, tmp_path):
     clone, incoming = ward
     for site in ("north", "south"):
-        deliver(incoming, tmp_path / "drops", site, 40)
+        deliver(incoming, tmp_path / "drops", site, 60)
     intake, retraining = (Deployment(stack, store, flow) for flow in ("ttl-intake", "ttl-retrain"))
     intake.start()
     assert intake.ends("Completed", "Failed", "Crashed") == "Completed", intake.logs()
