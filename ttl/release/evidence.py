@@ -3,6 +3,7 @@
 import datetime
 import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from ttl.search import results
 FOLDER = "evidence"
 MARKDOWN, PAGE, VALUES = "evidence.md", "evidence.html", "evidence.json"
 BINS = 5
+
+MARKUP = re.compile(r"[&<>|`\\\[\]*#!~]|(?<!\w)_|_(?!\w)")
+"""What Markdown or HTML may take for more than text."""
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -179,6 +183,8 @@ def _data_sheet(dataset: PackedDataset) -> dict[str, Any]:
 
 
 def _ledger(folder: Path, name: str) -> list[dict[str, Any]]:
+    if not (folder / results.LEDGER).is_file():
+        return []
     book = results.read_ledger(folder)
     return book.filter(pl.col("dataset") == name).drop("dataset").to_dicts()
 
@@ -232,8 +238,8 @@ def _interval(value: Mapping[str, float] | None, signed: bool = False) -> str:
 
 
 def _cell(value: object) -> str:
-    """Return a text as a table's cell: what came from outside ends no cell, and no line."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    """Return a text as it stands in a line: what came from outside ends no cell, and is no markup."""
+    return MARKUP.sub(lambda one: f"&#{ord(one[0])};", " ".join(str(value).split()))
 
 
 def _page(name: str, text: str) -> str:

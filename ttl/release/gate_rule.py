@@ -131,7 +131,7 @@ def check_age(root: Path, rule: RuleVersion, *, received_at: datetime.datetime, 
     as it was then.
     """
     commit, committed_at = rule.commit, rule.committed_at
-    if _blob(root, taken_in) == _blob(root, rule.commit) != "":
+    if taken_in and _blob(root, taken_in) == _blob(root, rule.commit):
         commit, committed_at = _last_change(root, taken_in)
     if committed_at > received_at:
         raise ReleaseError(
@@ -139,8 +139,8 @@ def check_age(root: Path, rule: RuleVersion, *, received_at: datetime.datetime, 
             f"before, at {received_at:%Y-%m-%d %H:%M %z}: no rule may be written once the data are "
             "known. From the next drop on it counts; for these data, go back to the rule that was there"
         )
-    before = vcs.attempt_git(root, "merge-base", "--is-ancestor", commit, f"{taken_in}^")
-    if before.returncode:
+    before = vcs.attempt_git(root, "merge-base", "--is-ancestor", commit, taken_in)
+    if commit == taken_in or before.returncode:
         raise ReleaseError(
             f"{FILE} was changed in {commit[:12]}, which is not among what came before {taken_in[:12]}, "
             "where the newest drop was taken in: no rule may be written once the data are known"

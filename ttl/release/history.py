@@ -2,13 +2,14 @@
 
 import datetime
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ttl.errors import ReleaseError
 from ttl.release import registry
 from ttl.release.registry import Release
+from ttl.release.tags import Event
 
 CHAMPION = "champion"
 
@@ -19,7 +20,7 @@ TRAILER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """A time in which one version was the champion; `until` is None for the present one.
+    """A time (UTC) in which one version was the champion; `until` is None for the present one.
 
     `approved_by`, `reason`, `rule` and `evidence` (SHA-256) are as the approval's tag has them, empty where a
     stage was assigned without; `set_by` is who made the tag.
@@ -48,18 +49,19 @@ def history(dataset: str, *, repo: Path, day: datetime.date | None = None) -> li
     events = registry.history(repo=repo, dataset=dataset)
     if not events:
         raise ReleaseError(f"nothing of {dataset!r} was released; `ttl models` lists the releases")
-    changes = [event for event in events if event.stage == CHAMPION]
-    found = []
-    for place, event in enumerate(changes):
-        if event.action != "assignment":
+    found: list[Live] = []
+    for event in events:
+        if _ends(event, found):
+            found[-1] = replace(found[-1], until=_aware(event.when))
+        if event.stage != CHAMPION or event.action != "assignment":
             continue
         told, made = trailers(event.message), releases.get(event.version)
         found.append(
             Live(
                 dataset=dataset,
                 version=event.version,
-                since=event.when,
-                until=changes[place + 1].when if place + 1 < len(changes) else None,
+                since=_aware(event.when),
+                until=None,
                 approved_by=told.get("Approved-By", ""),
                 reason=told.get("Reason", ""),
                 rule=told.get("Rule", ""),
@@ -75,6 +77,8 @@ def history(dataset: str, *, repo: Path, day: datetime.date | None = None) -> li
 
 def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = False) -> Release:
     """Make the champion before the present one champion again. Raises `ReleaseError` where there is none."""
+    if not who.strip() or not reason.strip():
+        raise ReleaseError("going back needs the name of who decides, and a reason")
     lived = history(dataset, repo=repo)
     if not lived or lived[-1].until is not None:
         raise ReleaseError(f"{dataset} has no champion: there is nothing to go back from")
@@ -102,10 +106,22 @@ def trailers(text: str) -> dict[str, str]:
     return dict(TRAILER.findall(text))
 
 
+def _ends(event: Event, lived: Sequence[Live]) -> bool:
+    """Return whether an event ends the time of the present champion, if there is one."""
+    if not lived or lived[-1].until is not None:
+        return False
+    if event.action == "deregistration":
+        return event.version == lived[-1].version
+    if event.stage != CHAMPION:
+        return False
+    # The stage may be taken from a version that has lost it before.
+    return event.action == "assignment" or event.version == lived[-1].version
+
+
 def _live_on(one: Live, day: datetime.date) -> bool:
     start = datetime.datetime.combine(day, datetime.time(), tzinfo=datetime.UTC)
     until = one.until or datetime.datetime.max.replace(tzinfo=datetime.UTC)
-    return _aware(one.since) < start + datetime.timedelta(days=1) and _aware(until) > start
+    return one.since < start + datetime.timedelta(days=1) and until > start
 
 
 def _aware(when: datetime.datetime) -> datetime.datetime:

@@ -61,13 +61,21 @@ def rolling_since(dataset: PackedDataset, drop: str) -> NDArray[np.bool_]:
     rows = dataset.samples[dataset.indices(ROLLING)].join(
         came, on="sample_id", how="left", maintain_order="left"
     )
-    since = (pl.col("site") == site) & (pl.col("received_at") >= first)
+    since = (pl.col("site") == site) & (pl.col("received_at") >= pl.lit(first, came.schema["received_at"]))
     return rows.select(since.fill_null(value=False)).to_series().to_numpy()
 
 
 def _probabilities(model: LoadedModel, dataset: PackedDataset, rows: NDArray[np.int64]) -> Probabilities:
     starts = range(0, len(rows), BATCH)
-    return np.concatenate([model.probabilities(dataset.read(rows[at : at + BATCH])) for at in starts])
+    found = np.concatenate([model.probabilities(dataset.read(rows[at : at + BATCH])) for at in starts])
+    # Metrics by rank would take what is no number for the lowest score.
+    lost = int((~np.isfinite(found)).any(axis=1).sum())
+    if lost:
+        raise ReleaseError(
+            f"the model in {model.folder} gives {lost} of {len(rows)} test images no finite probability: it "
+            "cannot be judged; train it anew"
+        )
+    return found
 
 
 def _check(model: LoadedModel, dataset: PackedDataset) -> None:

@@ -1,0 +1,129 @@
+import dataclasses
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.release.trained import NAME, Trained
+from ttl.data.dataset import SAMPLES, PackedDataset
+from ttl.errors import ReleaseError
+from ttl.intake.append import IMAGES_SCHEMA, Taken
+from ttl.release import testsets
+from ttl.release.predict import load_model
+from ttl.release.testsets import rolling_since, score_tests
+
+DAYS = [datetime.datetime(2026, 3, day, 9, tzinfo=datetime.UTC) for day in (1, 2, 3)]
+
+
+@pytest.fixture
+def grown(trained: Trained, tmp_path: Path) -> PackedDataset:
+    """The drawn dataset as if 24 of its validation images were rolling, from three drops of two sites."""
+    root = tmp_path / NAME
+    shutil.copytree(trained.dataset.root, root)
+    samples = pl.read_parquet(root / SAMPLES)
+    position = pl.int_range(pl.len())
+    here = position.is_between(48, 71)
+    changed = samples.with_columns(
+        pl.when(here).then(pl.lit("rolling")).otherwise("split").alias("split"),
+        pl.when(position < 64).then(pl.lit("north")).when(here).then(pl.lit("south")).alias("site"),
+        pl.when(position < 60).then(pl.date(2024, 5, 1)).alias("acquired_at"),
+    )
+    changed.write_parquet(root / SAMPLES)
+    rolling = changed.filter(pl.col("split") == "rolling")["sample_id"].to_list()
+    drops = [("north", "1", rolling[:8]), ("north", "2", rolling[8:16]), ("south", "1", rolling[16:])]
+    for number, ((site, drop, ids), when) in enumerate(zip(drops, DAYS, strict=True)):
+        taken = Taken(site=site, drop=drop, digest=f"{number:064}", received_at=when, accepted=len(ids))
+        taken = dataclasses.replace(taken, digest=f"{number}" + "a" * 63)
+        stem = root / f"drop-{taken.digest[:16]}"
+        rows = pl.DataFrame([(one, "0") for one in ids], IMAGES_SCHEMA, orient="row")
+        rows.write_parquet(stem.with_suffix(".parquet"))
+        stem.with_suffix(".json").write_text(taken.to_json())
+    return PackedDataset.open(root)
+
+
+def test_both_sets_are_scored_as_the_models_score_their_images(grown: PackedDataset, exported: Path) -> None:
+    sets = score_tests(grown, exported, exported)
+    assert list(sets) == ["frozen", "rolling"]
+    frozen, rolling = sets["frozen"], sets["rolling"]
+    assert (len(frozen.labels), len(rolling.labels)) == (24, 24)
+    assert (frozen.fewest_patients, rolling.fewest_patients) == (6, 6)
+    rows = grown.indices("rolling")
+    expected = load_model(exported).probabilities(grown.read(rows))
+    assert np.allclose(rolling.challenger, expected, atol=1e-6)
+    assert rolling.champion is not None
+    assert np.array_equal(rolling.champion, rolling.challenger)
+    assert rolling.threshold == rolling.champion_threshold == load_model(exported).threshold
+    assert rolling.labels.tolist() == grown.samples[rows]["label"].to_list()
+    assert rolling.patients.tolist() == grown.samples[rows]["patient_id"].to_list()
+    assert dict(zip(*np.unique(rolling.groups["site"], return_counts=True), strict=True)) == {
+        "north": 16,
+        "south": 8,
+    }
+    assert dict(zip(*np.unique(rolling.groups["year"], return_counts=True), strict=True)) == {
+        "2024": 12,
+        "": 12,
+    }
+    # What is not stated is no subgroup.
+    assert set(frozen.groups["site"]) == {""}
+
+
+def test_a_set_that_is_not_there_and_a_first_model(trained: Trained, exported: Path) -> None:
+    sets = score_tests(trained.dataset, exported, None)
+    assert list(sets) == ["frozen"]
+    assert (sets["frozen"].champion, sets["frozen"].champion_threshold) == (None, None)
+
+
+def test_batches_are_joined_in_order(
+    grown: PackedDataset, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = score_tests(grown, exported, None)["frozen"].challenger
+    monkeypatch.setattr(testsets, "BATCH", 7)
+    assert np.allclose(score_tests(grown, exported, None)["frozen"].challenger, whole, atol=1e-5)
+
+
+def test_a_model_of_other_classes_is_refused(grown: PackedDataset, exported: Path) -> None:
+    info = dataclasses.replace(grown.info, classes=("square", "plain"))
+    with pytest.raises(ReleaseError, match=r"tells plain, square apart .* squares has square, plain"):
+        score_tests(dataclasses.replace(grown, info=info), exported, None)
+
+
+def test_what_is_no_number_is_refused_and_not_ranked_last(
+    grown: PackedDataset, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(exported)
+
+    def forward(images: object) -> np.ndarray:
+        logits = model.forward(images)  # type: ignore[arg-type]
+        logits[:3] = np.nan
+        return logits
+
+    monkeypatch.setattr(testsets, "load_model", lambda folder: dataclasses.replace(model, forward=forward))
+    with pytest.raises(ReleaseError, match="gives 3 of 24 test images no finite probability"):
+        score_tests(grown, exported, None)
+
+
+def test_rolling_images_of_a_site_since_a_drop(grown: PackedDataset) -> None:
+    came = {}
+    for path in grown.root.glob("drop-*.json"):
+        values = json.loads(path.read_text())
+        drop = f"{values['site']}/{values['drop']}"
+        came[drop] = set(pl.read_parquet(path.with_suffix(".parquet"))["sample_id"])
+    ids = grown.samples[grown.indices("rolling")]["sample_id"].to_numpy()
+    for drop, expected in {
+        "north/1": came["north/1"] | came["north/2"],
+        "north/2": came["north/2"],
+        "south/1": came["south/1"],
+        "south/9": set(),
+    }.items():
+        mask = rolling_since(grown, drop)
+        assert mask.shape == (24,)
+        assert mask.dtype == bool
+        assert set(ids[mask]) == expected, drop
+
+
+def test_a_dataset_without_rolling_images_has_none_since(trained: Trained) -> None:
+    assert rolling_since(trained.dataset, "north/1").tolist() == []
