@@ -150,7 +150,7 @@ def test_without_gpus_slots_are_the_cores_that_may_be_used(visible, monkeypatch)
 
 
 class Nvml:
-    """Imitates what is used of pynvml; no GPU was there to test with."""
+    """Imitates what is used of pynvml; `tests/gpu` has the real one."""
 
     class NVMLError(Exception):
         pass
