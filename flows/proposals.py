@@ -30,6 +30,7 @@ from ttl.release.evidence import (
 from ttl.release.gate import judge
 from ttl.release.gate_rule import FILE, GateRule, RuleVersion, check_age, load_rule, rule_version
 from ttl.release.history import message, trailers
+from ttl.release.report import write_report
 from ttl.release.testsets import rolling_since, score_tests
 from ttl.release.watch import drift_of, drops_since
 from ttl.search.around import around
@@ -76,7 +77,9 @@ def propose(
         proposal = _judged(place, name, dataset=dataset, rule=rule, version=version, champion=champion)
         folder = place.root / FOLDER / name
         if proposal.outcome == "propose":
-            run_dvc(place.root, "commit", "--force", "--quiet", "sweep")
+            # All stages: from the tag alone `dvc pull` is to bring everything, the report too.
+            write_report(place.results, place.root / "reports")
+            run_dvc(place.root, "commit", "--force", "--quiet")
             told = {"Flow-Run": run_id, "Rule": version.sha256, "Evidence": evidence_sha256(folder)}
             made = registry.release(
                 name,

@@ -79,7 +79,8 @@ def verdicts(rows: Sequence[Row]) -> Table:
 def lives(rows: Sequence[Row]) -> Table:
     """Return the table of `ttl models history`."""
     table = _table("version", "from", "to", "approved by", "reason", "network", "revision")
-    table.columns[4].no_wrap = False
+    table.columns[4].no_wrap = table.columns[5].no_wrap = False
+    table.columns[4].min_width = 24
     for row in rows:
         until = f"{row['until']:%Y-%m-%d %H:%M}" if row["until"] else "now"
         table.add_row(

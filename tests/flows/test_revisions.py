@@ -35,7 +35,7 @@ def clones(tmp_path, monkeypatch):
     run(first, "git", "checkout", "-q", "-b", "main")
     run(first, "dvc", "init", "-q")
     run(first, "dvc", "remote", "add", "-q", "--default", "store", str(tmp_path / "store"))
-    (first / ".gitignore").write_text("/data/*\n!/data/packed/\n/data/packed/*\n!/data/packed/*.dvc\n")
+    (first / ".gitignore").write_text("/data/?*\n!/data/packed/\n/data/packed/?*\n!/data/packed/*.dvc\n")
     run(first, "git", "add", "-A")
     run(first, "git", "commit", "-q", "-m", "start")
     run(first, "git", "push", "-q", "origin", "main")

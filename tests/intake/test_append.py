@@ -64,6 +64,12 @@ def root(tmp_path):
     return tmp_path / "packed" / "toy"
 
 
+def on_side(root, *splits):
+    """Return which of the forty patients stand on these sides."""
+    sides = dict(PackedDataset.open(root).samples.select("patient_id", "split").iter_rows())
+    return [f"p{i}" for i in range(40) if sides[digest(f"p{i}")[:16]] in splits]
+
+
 def test_the_first_delivery_is_divided_by_patient(root):
     dataset = PackedDataset.open(root)
     dataset.check()
@@ -77,7 +83,7 @@ def test_what_was_there_stays_byte_for_byte_and_on_its_side(root):
     before = PackedDataset.open(root).samples
     files = {path.name: (path.stat().st_ino, path.read_bytes()) for path in root.glob("*.u8")}
     later = THEN + datetime.timedelta(days=30)
-    patients = [f"p{i}" for i in range(30, 50)]
+    patients = [*on_side(root, "train", "val")[:10], *(f"p{i}" for i in range(40, 50))]
     (record,) = append("toy", SPEC, [delivery("second", checked(patients, films=3, first=9), at=later)], root)
     dataset = PackedDataset.open(root)
     dataset.check()
@@ -140,7 +146,12 @@ def test_another_kind_of_image_is_refused(root):
 
 def test_a_sample_that_is_there_already_is_not_appended_again(root):
     with pytest.raises(DataError, match="is there already"):
-        append("toy", SPEC, [delivery("second", checked(["p3"]))], root)
+        append("toy", SPEC, [delivery("second", checked(on_side(root, "train")[:1]))], root)
+
+
+def test_an_image_of_a_patient_of_the_frozen_test_set_is_refused(root):
+    with pytest.raises(DataError, match="the test set, which is frozen"):
+        append("toy", SPEC, [delivery("second", checked(on_side(root, "test")[:1], first=9))], root)
 
 
 def test_each_side_gets_its_share_of_new_patients():

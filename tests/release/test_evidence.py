@@ -352,3 +352,40 @@ def test_reliability_is_what_was_found_where_so_much_was_predicted() -> None:
     ]
     three = dataclasses.replace(scores, challenger=np.full((6, 3), 1 / 3))
     assert reliability({"frozen": three}) == []
+
+
+@pytest.mark.usefixtures("cheap")
+def test_the_page_has_its_figures_and_loads_nothing(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    text = write_evidence(make(trained, exported), tmp_path)
+    assert text.startswith(f"# {NAME}: no proposal (SYNTHETIC DATA)\n")
+    page = (tmp_path / "evidence.html").read_text()
+    assert Page(page).tags.count("svg") == 2
+    for heading in ("Champion and challenger, on the same images", "Calibration of the challenger"):
+        assert f"<h2>{heading}</h2><figure><svg" in page
+    assert f"<title>Evidence: {NAME} (SYNTHETIC DATA)</title>" in page
+    assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in page
+    assert not re.findall(r"(?:src|href)=\"(?!#)", page)
+    assert "@media print" in page
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_dollar_in_a_name_is_no_formula(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    known = make(trained, exported)
+    line = dataclasses.replace(known.verdict.comparisons[0], where="site $\\frac{$")
+    verdict = dataclasses.replace(known.verdict, comparisons=(line,))
+    write_evidence(dataclasses.replace(known, verdict=verdict), tmp_path)
+    assert "site $\\frac{$" in Page((tmp_path / "evidence.html").read_text()).text
+
+
+@pytest.mark.usefixtures("cheap")
+def test_what_is_not_there_is_said(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    known = make(trained, exported, champion=False, results=tmp_path)
+    text = write_evidence(known, tmp_path / "out")
+    assert "There is no ledger of the search." in text
+    assert "The dataset was made of no drops." in text
+    pl.DataFrame(schema=LEDGER_SCHEMA).write_csv(tmp_path / LEDGER)
+    text = write_evidence(dataclasses.replace(known, scores={}), tmp_path / "out")
+    assert "The ledger of the search has no row of this dataset." in text
+    assert "Not shown: the task is not binary." in text
+    (note,) = trained.dataset.info.notes
+    assert f"- {note.replace('|', '&#124;')}\n" in text

@@ -8,8 +8,8 @@ from scipy.stats import norm
 
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
-from ttl.evaluation.statistics import Interval, metrics_at, paired_difference
-from ttl.release.gate import Comparison, Scores, TestName, Verdict, compare, judge, together
+from ttl.evaluation.statistics import Interval, assured, metrics_at, paired_difference
+from ttl.release.gate import ASSURED, Comparison, Scores, TestName, Verdict, compare, judge, together
 from ttl.release.gate_rule import Both, Drift, GateRule, Subgroups
 
 RULE = GateRule(resamples=200)
@@ -137,7 +137,7 @@ def test_a_first_model_without_an_interval_is_held_and_not_rejected() -> None:
 
 
 def test_an_equal_challenger_is_proposed_and_the_figures_are_the_plain_ones() -> None:
-    sets = pair(champion=0.95, challenger=0.95, shared=0.95)
+    sets = pair(champion=0.95, challenger=0.95, shared=0.95, patients=300)
     verdict = judge(RULE, sets)
     assert verdict.outcome == "propose"
     assert verdict.reasons[0].startswith("not inferior to the champion: AUROC differs by ")
@@ -146,8 +146,8 @@ def test_an_equal_challenger_is_proposed_and_the_figures_are_the_plain_ones() ->
     assert line(verdict, "frozen").difference == paired_difference(
         frozen.labels, frozen.challenger[None], frozen.champion[None], frozen.patients, resamples=200
     )
-    assert line(verdict, "frozen").images == 300
-    assert line(verdict, "rolling").patients == 300
+    assert line(verdict, "frozen").images == 600
+    assert line(verdict, "rolling").patients == 600
     assert verdict.to_dict()["comparisons"][0]["where"] == "frozen"
 
 
@@ -284,7 +284,13 @@ def test_many_classes_are_judged_by_auroc_alone() -> None:
         )
     verdict = judge(RULE, sets)
     assert verdict.outcome == "propose"
-    assert {one.metric for one in verdict.comparisons} == {"auroc", "auprc", "balanced_accuracy", "ece"}
+    assert {one.metric for one in verdict.comparisons} == {
+        "auroc",
+        ASSURED,
+        "auprc",
+        "balanced_accuracy",
+        "ece",
+    }
 
 
 def test_a_subgroup_that_is_surely_worse_rejects_what_is_no_worse_on_the_whole() -> None:
@@ -493,3 +499,59 @@ def test_a_challenger_worse_by_just_the_margin_is_seldom_proposed() -> None:
 
     assert proposals(rule, 150, at_the_margin) <= 0.05
     assert proposals(rule, 20, better) >= 0.5
+
+
+def test_flawless_models_on_few_patients_prove_nothing() -> None:
+    """Two networks that err in none of ten patients: each resample is like the next, and no loss is seen."""
+    scores = exact([3.0, -3.0] * 10, [3.0, -3.0] * 10, [1, 0] * 10)
+    verdict = judge(RULE, {"frozen": scores, "rolling": scores})
+    plain, surely = line(verdict, "frozen").difference, line(verdict, "frozen", ASSURED).difference
+    assert plain is not None
+    assert surely is not None
+    assert (plain.value, plain.low, plain.high) == (surely.value, 0, 0) == (0, 0, 0)
+    assert surely.low < -0.04
+    assert verdict.outcome == "hold"
+    assert f"and {surely.low:+.4f} is not excluded" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("patients", [10, 20])
+def test_the_assured_interval_keeps_its_level_where_the_plain_one_does_not(patients: int) -> None:
+    rng, margin, times = np.random.default_rng(1), 0.02, 150
+    found = {"plain": 0, "assured": 0}
+    for _ in range(times):
+        one = draw(rng, patients, champion=0.999, challenger=0.999 - margin, shared=0.7)
+        assert one.champion is not None
+        plain = paired_difference(
+            one.labels, one.challenger[None], one.champion[None], one.patients, resamples=200
+        )
+        wide = assured(one.labels, one.challenger, one.champion, one.patients, resamples=200)
+        assert wide.value == pytest.approx(plain.value, abs=1e-12)
+        found["plain"] += plain.low > -margin
+        found["assured"] += wide.low > -margin
+    assert found["plain"] / times > 0.1
+    assert found["assured"] / times <= 0.05
+
+
+def test_with_many_patients_the_assured_interval_is_the_plain_one() -> None:
+    one = draw(np.random.default_rng(0), 1000, champion=0.9, challenger=0.88, films=2)
+    assert one.champion is not None
+    plain = paired_difference(
+        one.labels, one.challenger[None], one.champion[None], one.patients, resamples=400
+    )
+    wide = assured(one.labels, one.challenger, one.champion, one.patients, resamples=400)
+    assert (wide.low, wide.high) == pytest.approx((plain.low, plain.high), abs=0.003)
+
+
+def test_with_many_patients_equal_models_are_proposed() -> None:
+    verdict = judge(RULE, pair(champion=0.97, challenger=0.97, patients=300))
+    assert verdict.outcome == "propose"
+
+
+def test_the_assured_interval_treats_both_models_alike_whatever_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    one, other = (rng.dirichlet(np.ones(3), size=60) + 0.5 * np.eye(3)[labels] for _ in range(2))
+    patients = np.arange(60)
+    forth, back = assured(labels, one, other, patients), assured(labels, other, one, patients)
+    assert forth.value == pytest.approx(-back.value)
+    assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low), abs=0.02)

@@ -202,3 +202,31 @@ def test_a_message_is_read_back_and_other_lines_are_not() -> None:
     assert trailers(message("Title", told)) == told
     assert trailers("Approved-by: a\n Rule: b\nNetwork: c\nxRule: d") == {}
     assert trailers("") == {}
+
+
+def test_nothing_typed_steers_a_terminal_and_names_stay() -> None:
+    text = message("t", {"Approved-By": "Zoë Ōtani 李", "Reason": "a\x1b[2Jb \u202ec\x00d"})
+    assert text == "t\n\nApproved-By: Zoë Ōtani 李\nReason: a [2Jb c d"
+
+
+def test_a_rollback_repeats_the_rule_and_evidence_of_what_it_goes_back_to(repo: Path) -> None:
+    first, second = register(repo), register(repo)
+    told = {"Approved-By": "A", "Reason": "good", "Rule": "5eed", "Evidence": "cafe"}
+    assign(f"phantom@{first}", "champion", repo=repo, message=message("Approve", told))
+    assign(f"phantom@{second}", "champion", repo=repo, message=message("Approve", told | {"Rule": "0ther"}))
+    rollback("phantom", repo=repo, who="B", reason="why")
+    last = history("phantom", repo=repo)[-1]
+    assert (last.version, last.approved_by) == (first, "B")
+    assert (last.rule, last.evidence) == ("5eed", "cafe")
+
+
+def test_a_rollback_that_is_pushed_goes_back_from_what_others_have_made_champion(
+    repo: Path, remotes: Path, tmp_path: Path
+) -> None:
+    first, second = register(repo), register(repo)
+    assign(f"phantom@{first}", "champion", repo=repo)
+    run(repo, "git", "push", "-q", "--tags", "origin")
+    run(tmp_path, "git", "clone", "-q", str(remotes), "other")
+    assign(f"phantom@{second}", "champion", repo=tmp_path / "other", push=True)
+    assert rollback("phantom", repo=repo, who="B", reason="why", push=True).version == first
+    assert [one.version for one in history("phantom", repo=repo)] == [first, second, first]

@@ -165,6 +165,9 @@ def _sides(
         )
         return list(made.names), made.notes
     known = dict(before.samples.select("patient_id", "split").iter_rows())
+    for row in rows:
+        if known.get(row["patient_id"]) == "test":
+            raise DataError(f"{row['sample_id']} is of a patient of the test set, which is frozen")
     return [known.get(row["patient_id"]) or side_of(row["patient_id"], spec) for row in rows], ()
 
 

@@ -1,10 +1,9 @@
 """The evidence for a proposal: everything that a person decides by, as Markdown, as a page, and as JSON."""
 
 import datetime
-import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jinja2
 import numpy as np
 import polars as pl
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from ttl.data.dataset import PackedDataset
 from ttl.evaluation.drift import DriftReport
@@ -20,6 +20,7 @@ from ttl.files import sha256
 from ttl.intake.append import taken
 from ttl.models.cost import cost
 from ttl.models.network import Network
+from ttl.release import svg
 from ttl.release.description import CARD, WEIGHTS, Description, fingerprint, read_description
 from ttl.release.gate import Scores, TestName, Verdict
 from ttl.release.gate_rule import GateRule, RuleVersion
@@ -28,19 +29,14 @@ from ttl.search import results
 
 FOLDER = "evidence"
 MARKDOWN, PAGE, VALUES = "evidence.md", "evidence.html", "evidence.json"
+PAGE_TEMPLATE = "evidence.html.j2"
 BINS = 5
 
 MARKUP = re.compile(r"[&<>|`\\\[\]*#!~]|(?<!\w)_|_(?!\w)")
 """What Markdown or HTML may take for more than text."""
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { border: 1px solid #c8c8c8; padding: .25rem .6rem; text-align: left }
-td { font-variant-numeric: tabular-nums }
-th { background: #f2f2f2 } code { font-size: .85em; overflow-wrap: anywhere } h2 { margin-top: 2.2rem }
-@media print { body { max-width: none; font-size: 11px } table { display: table } tr { break-inside: avoid } }
-"""
+COMPARED, CALIBRATED = "Champion and challenger, on the same images", "Calibration of the challenger"
+"""The headings that have a figure on the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +68,11 @@ def write_evidence(evidence: Evidence, folder: Path) -> str:
     values = _values(evidence)
     text = _render(values)
     (folder / MARKDOWN).write_text(text, encoding="utf-8")
-    (folder / PAGE).write_text(_page(values["name"], text), encoding="utf-8")
+    (folder / PAGE).write_text(_page(values, text), encoding="utf-8")
     plain = {name: value for name, value in values.items() if name != "card"}
-    (folder / VALUES).write_text(json.dumps(plain, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / VALUES).write_text(
+        json.dumps(plain, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8"
+    )
     return text
 
 
@@ -102,6 +100,7 @@ def _values(evidence: Evidence) -> dict[str, Any]:
         "unseen": [f"{drop}: {why}" for drop, why in evidence.drift.items() if isinstance(why, str)],
         "data": _data_sheet(dataset),
         "ledger": _ledger(evidence.results, dataset.info.name),
+        "ledger_found": (evidence.results / results.LEDGER).is_file(),
         "hashes": _hashes(evidence, ours, theirs),
         "card": card.read_text(encoding="utf-8") if card.is_file() else f"{CARD} is missing.",
     }
@@ -211,10 +210,10 @@ def evidence_sha256(folder: Path) -> str:
     return sha256(folder / MARKDOWN)
 
 
-def _render(values: Mapping[str, Any]) -> str:
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ttl.release", "templates"),
-        autoescape=False,
+        autoescape=lambda name: name == PAGE_TEMPLATE,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -226,7 +225,12 @@ def _render(values: Mapping[str, Any]) -> str:
         "cell": _cell,
         "plain": lambda value: "" if value is None else f"{value:.4g}" if isinstance(value, float) else value,
     }
-    return environment.get_template("evidence.md.j2").render(values)
+    return environment
+
+
+def _render(values: Mapping[str, Any]) -> str:
+    headings = {"compared": COMPARED, "calibrated": CALIBRATED}
+    return _environment().get_template("evidence.md.j2").render({**values, **headings})
 
 
 def _interval(value: Mapping[str, float] | None, signed: bool = False) -> str:
@@ -242,11 +246,56 @@ def _cell(value: object) -> str:
     return MARKUP.sub(lambda one: f"&#{ord(one[0])};", " ".join(str(value).split()))
 
 
-def _page(name: str, text: str) -> str:
+def _page(values: Mapping[str, Any], text: str) -> str:
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    title = html.escape(f"Evidence: {name}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><main>{body}</main></body></html>\n"
-    )
+    for heading, figure in (
+        (COMPARED, _differences(values["verdict"]["comparisons"], values["rule"])),
+        (CALIBRATED, _curve(values["reliability"])),
+    ):
+        title = f"<h2>{heading}</h2>"
+        body = body.replace(title, f"{title}<figure>{figure}</figure>" if figure else title, 1)
+    page = _environment().get_template(PAGE_TEMPLATE)
+    return page.render(name=values["name"], synthetic=values["synthetic"], body=Markup(body)) + "\n"
+
+
+def _differences(comparisons: Sequence[Mapping[str, Any]], rule: Mapping[str, Any]) -> str:
+    """Return the differences in AUROC with their intervals, and what may be lost, as an `<svg>` element."""
+    shown = [one for one in comparisons if one["difference"] is not None and one["metric"] == "auroc"]
+    if not shown:
+        return ""
+    with svg.drawing(560, 60 + 26 * len(shown)) as (figure, axes):
+        for place, one in enumerate(shown):
+            lost = rule["margin"].get(one["where"], rule["subgroups"]["loss"])
+            known = one["difference"]
+            axes.plot([known["low"], known["high"]], [place, place], color=svg.INK)
+            axes.plot(known["value"], place, marker="o", color=svg.INK)
+            axes.plot([-lost, -lost], [place - 0.4, place + 0.4], color=svg.CHOSEN)
+        axes.axvline(0, color=svg.MUTED, linewidth=0.8)
+        # Names come from outside, and a dollar sign would begin a formula.
+        axes.set_yticks(range(len(shown)), [_short(one["where"]).replace("$", "\\$") for one in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel("AUROC, challenger less champion; the short line is what may be lost")
+        return svg.finish(figure, name="differences", label="Differences in AUROC with their intervals")
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was predicted against what was found, as an `<svg>` element."""
+    if not rows:
+        return ""
+    with svg.drawing(380, 320) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=svg.MUTED, linewidth=0.8)
+        for where, style in (("frozen", "o-"), ("rolling", "s--")):
+            mine = [one for one in rows if one["where"] == where and one["images"]]
+            if mine:
+                places = [one["predicted"] for one in mine], [one["found"] for one in mine]
+                axes.plot(*places, style, color=svg.INK, label=where)
+        axes.set_xlabel("mean predicted probability")
+        axes.set_ylabel("share with the finding")
+        axes.legend(frameon=False)
+        return svg.finish(
+            figure, name="reliability", label="Predicted probability and share with the finding"
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"

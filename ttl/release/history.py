@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ttl.errors import ReleaseError
-from ttl.release import registry
+from ttl.release import registry, vcs
 from ttl.release.registry import Release
 from ttl.release.tags import Event
 
@@ -76,9 +76,17 @@ def history(dataset: str, *, repo: Path, day: datetime.date | None = None) -> li
 
 
 def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = False) -> Release:
-    """Make the champion before the present one champion again. Raises `ReleaseError` where there is none."""
-    if not who.strip() or not reason.strip():
+    """Make the champion before the present one champion again. Raises `ReleaseError` where there is none.
+
+    The tag repeats the rule and the evidence by which that one was approved.
+    """
+    if not _line(who) or not _line(reason):
         raise ReleaseError("going back needs the name of who decides, and a reason")
+    root = vcs.find_root(repo)
+    remote = vcs.find_remote(root) if push else None
+    if remote is not None:
+        # The present champion may be one that only others know of yet.
+        vcs.fetch_tags(root, remote, dataset)
     lived = history(dataset, repo=repo)
     if not lived or lived[-1].until is not None:
         raise ReleaseError(f"{dataset} has no champion: there is nothing to go back from")
@@ -87,23 +95,28 @@ def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = Fa
     first = next(place for place, one in enumerate(lived) if one.version == now)
     if first == 0:
         raise ReleaseError(f"{dataset} had no champion before {now}: there is none to go back to")
-    before = lived[first - 1].version
-    text = message(f"Roll back from {now}", {"Decision": "roll back", "Approved-By": who, "Reason": reason})
-    return registry.assign(f"{dataset}@{before}", CHAMPION, repo=repo, push=push, message=text)
+    before = lived[first - 1]
+    facts = {"Decision": "roll back", "Approved-By": who, "Reason": reason}
+    facts |= {name: text for name, text in (("Rule", before.rule), ("Evidence", before.evidence)) if text}
+    text = message(f"Roll back from {now}", facts)
+    return registry.assign(f"{dataset}@{before.version}", CHAMPION, repo=repo, push=push, message=text)
 
 
 def message(title: str, told: Mapping[str, str]) -> str:
     """Return a tag's message: a title, and a line for each thing told.
 
-    A line is a line: whatever a person has typed cannot begin another.
+    A line is a line: whatever a person has typed cannot begin another, nor steer a terminal.
     """
-    lines = [f"{name}: {' '.join(text.split())}" for name, text in told.items()]
-    return "\n".join([" ".join(title.split()), "", *lines])
+    return "\n".join([_line(title), "", *(f"{name}: {_line(text)}" for name, text in told.items())])
 
 
 def trailers(text: str) -> dict[str, str]:
     """Return what a tag's message tells, by name."""
     return dict(TRAILER.findall(text))
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def _ends(event: Event, lived: Sequence[Live]) -> bool:

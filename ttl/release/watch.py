@@ -38,6 +38,13 @@ def drift_of(dataset: PackedDataset, drop: str, model: Path | None, *, alpha: fl
     if mine.is_empty():
         raise DataError(f"none of the images of {drop} was accepted: there is nothing to compare")
     since = mine["received_at"][0]
+    # What a model makes of patients whom it was trained on is no measure of new ones.
+    trained_on = samples.filter(
+        pl.col("split") == "train", pl.col("received_at").is_null() | (pl.col("received_at") < since)
+    )["patient_id"].unique()
+    mine = mine.filter(~pl.col("patient_id").is_in(trained_on.to_list()))
+    if mine.is_empty():
+        raise DataError(f"all patients of {drop} were there before: there is nothing to compare")
     before = samples.filter(
         pl.col("site") == site,
         pl.col("split").is_in(HELD_BACK),
