@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 FAULTS ?= tests/faults
+INTEGRATION ?= tests/integration
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -33,7 +34,7 @@ test: install ## the tests, on two cores
 	python -m pytest --numprocesses 2 --dist worksteal
 
 test-integration: install ## what needs the services: make stack first
-	python -m pytest tests/integration
+	python -m pytest $(INTEGRATION)
 
 test-faults: install ## faults injected into sweeps, one at a time: make stack first
 	python -m pytest $(FAULTS)
