@@ -350,7 +350,7 @@ def test_a_drop_that_comes_again_under_another_name_brings_nothing(site):
     }
     assert sum(record.reasons.values()) == count
     assert PackedDataset.open(site.root).revision == revision
-    assert [one.drop for one in taken(site.root)] == ["first", "again", "second"]
+    assert [one.drop for one in taken(site.root)] == ["first", "second", "again"]
 
 
 def test_of_a_drop_that_has_grown_what_is_new_is_taken(site):

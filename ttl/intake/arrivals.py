@@ -54,7 +54,7 @@ def take(
 ) -> list[Taken]:
     """Check drops file by file, and append what is accepted to the dataset in the folder `root`."""
     known = Known.of(PackedDataset.open(root) if (root / INFO).is_file() else None)
-    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    now = datetime.datetime.now(datetime.UTC)
 
     def deliveries() -> Iterator[Delivery]:
         for drop in drops:
