@@ -11,6 +11,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.datasets import may_pass
 from flows.drift import drift_rows
+from flows.progress import artifact_key
 from flows.taking import Intake, summary, take_drops, told
 from ttl.errors import TTLError
 from ttl.layout import Layout
@@ -76,7 +77,7 @@ def _publish_artifact(name: str, intake: Intake) -> None:
     ]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     create_table_artifact(
-        key=f"ttl-intake-{name.replace('_', '-').lower()}",
+        key=artifact_key("intake", name),
         table=[{column: row.get(column, 0) for column in columns} for row in rows],
         description=f"Drops of {name} that were taken, with what was quarantined and why.",
     )
@@ -85,7 +86,7 @@ def _publish_artifact(name: str, intake: Intake) -> None:
 def _publish_drift(name: str, rows: list[dict[str, Any]]) -> None:
     if rows:
         create_table_artifact(
-            key=f"ttl-drift-{name.replace('_', '-').lower()}",
+            key=artifact_key("drift", name),
             table=rows,
             description=(
                 f"Whether the new images of {name} differ from what their sites had sent before. One drop in "

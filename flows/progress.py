@@ -33,6 +33,11 @@ class Listener(Protocol):
         """Take note of what the sweep has come to."""
 
 
+def artifact_key(kind: str, dataset: str) -> str:
+    """Return the key of an artifact on a dataset, in the letters that Prefect allows."""
+    return f"ttl-{kind}-{dataset.replace('_', '-').lower()}"
+
+
 _PRESENT: ContextVar[Listener] = ContextVar("_PRESENT")
 
 

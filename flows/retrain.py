@@ -9,6 +9,7 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
+from flows.progress import artifact_key
 from flows.proposals import Proposal, decide, propose, standing
 from flows.sweep import MOST_STARTS, ttl_sweep
 from ttl.errors import ServiceError
@@ -48,7 +49,7 @@ def ttl_retrain(
     if runtime.flow_run.run_count > MOST_STARTS + WEEKS * 7:
         raise ServiceError("the run has been started too often; see its logs, and the worker's")
     push = own if push is None else push
-    name, run_id = dataset or the_only(load_params().intake), str(runtime.flow_run.id)
+    name, run_id = load_params().intake_name(dataset), str(runtime.flow_run.id)
     proposal = standing(layout, name, run_id) if own else None
     if proposal is None:
         proposal = propose(layout, name, full=full, own=own, push=push, run_id=run_id, sweep=ttl_sweep)
@@ -75,17 +76,10 @@ def ttl_retrain(
     return {**proposal.to_dict(), "decision": answer.decision, "by": answer.name, "told": decided}
 
 
-def the_only(names: Any) -> str:
-    """Return the name where there is one alone."""
-    if len(names) != 1:
-        raise ServiceError(f"name the dataset: params.yaml has {', '.join(names) or 'none'} under `intake`")
-    return str(next(iter(names)))
-
-
 def publish_evidence(name: str, proposal: Proposal) -> None:
     """Show the evidence on the run's page."""
     create_markdown_artifact(
-        key=f"ttl-evidence-{name.replace('_', '-').lower()}",
+        key=artifact_key("evidence", name),
         markdown=proposal.evidence,
         description=f"{name}: {proposal.outcome}",
     )

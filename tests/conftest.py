@@ -25,3 +25,13 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(datasets: Path) -> PackedDataset:
     """The small phantom."""
     return PackedDataset.open(datasets / "toy")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real datasets, or a skip that says what is missing."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TTL_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real datasets in {folder}; name their folder in TTL_TEST_DATA")
+    return folder

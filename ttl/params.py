@@ -119,6 +119,13 @@ class Params:
             )
         return self.prepare[dataset]
 
+    def intake_name(self, given: str | None) -> str:
+        """Return the dataset under `intake` that is meant: the one `given`, or the only one there is."""
+        if given is None and len(self.intake) != 1:
+            known = ", ".join(self.intake) or "none"
+            raise ParamsError(f"name the dataset: params.yaml has under `intake`: {known}")
+        return given or next(iter(self.intake))
+
     def intake_spec(self, dataset: str) -> IntakeSpec:
         """Return what `intake` says of a dataset."""
         if dataset not in self.intake:

@@ -3,12 +3,9 @@
 import csv
 import hashlib
 import io
-import os
-from pathlib import Path
 
 import numpy as np
 import pydicom
-import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -17,16 +14,6 @@ from ttl.intake.spec import IntakeSpec
 
 SPEC = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=64)
 PSEUDONYMS = Pseudonyms(bytes(range(32)))
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real datasets, or a skip that says what is missing."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("TTL_TEST_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"no real datasets in {folder}; name their folder in TTL_TEST_DATA")
-    return folder
 
 
 def film(seed, side=96):

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from ttl.cli.shared import Json, console, escaped, show
-from ttl.errors import ParamsError
 
 # Torch, timm and Prefect take seconds to import: each command imports what it needs.
 # ruff: noqa: PLC0415
@@ -99,10 +98,7 @@ def _check_drop(address: str, dataset: str | None, as_json: bool) -> None:
     from ttl.params import load_params
 
     params, layout = load_params(), Layout(root=Path.cwd())
-    if dataset is None and len(params.intake) != 1:
-        known = ", ".join(params.intake) or "none"
-        raise ParamsError(f"name the dataset that the drop is for, --dataset (params.yaml has: {known})")
-    name = dataset or next(iter(params.intake))
+    name = params.intake_name(dataset)
     spec, root, drop = params.intake_spec(name), layout.datasets / name, open_drop(address)
     lacking = drop.lacking()
     packed = PackedDataset.open(root) if (root / INFO).is_file() else None

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from ttl.cli.shared import Json, console, escaped, show
-from ttl.errors import ParamsError
 
 # Torch, timm and Prefect take seconds to import: each command imports what it needs.
 # ruff: noqa: PLC0415
@@ -59,9 +58,7 @@ def retrain(
     from ttl.release.evidence import FOLDER
 
     params, layout = load_params(), Layout(root=Path.cwd())
-    if dataset is None and len(params.intake) != 1:
-        raise ParamsError(f"name the dataset; params.yaml has: {', '.join(params.intake) or 'none'}")
-    name = dataset or next(iter(params.intake))
+    name = params.intake_name(dataset)
     params.intake_spec(name)
     made = propose(
         layout,
