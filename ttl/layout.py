@@ -34,6 +34,11 @@ class Layout:
         return self.root / "models"
 
     @property
+    def analysis(self) -> Path:
+        """What was looked at in trained networks, a folder a dataset."""
+        return self.root / "analysis"
+
+    @property
     def logs(self) -> Path:
         """Logs of services."""
         return self.root / "logs"

@@ -39,6 +39,8 @@ class Processes:
         """Start a process in a session of its own, unless it runs already."""
         if self.alive(name) is not None:
             return
+        # One whose record was removed by hand would hold the port.
+        self.kill(name)
         log = self.log(name)
         for path in (log, self._record(name)):
             path.parent.mkdir(parents=True, exist_ok=True)

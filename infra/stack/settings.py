@@ -64,9 +64,13 @@ class Settings:
                 **kept.get("secrets", {}),
             },
         }
+        settings = cls(folder, **made)
+        if not kept:
+            # Of a stack that lay at this path and was removed by hand: its secrets went with it.
+            settings.purge(keep=folder)
         if made != kept:
             _write_secret(path, json.dumps(made, indent=2))
-        return cls(folder, **made)
+        return settings
 
     @property
     def outside(self) -> Path:
@@ -118,9 +122,9 @@ class Settings:
         _write_secret(path, "\n".join([*lines, 'export no_proxy="${no_proxy:+$no_proxy,}127.0.0.1"', ""]))
         return path
 
-    def purge(self) -> None:
-        """Remove all that the stack has written: its folder was empty when it was taken."""
-        for folder in (self.outside, self.temporary, self.folder):
+    def purge(self, *, keep: Path | None = None) -> None:
+        """Remove all that the stack has written, but `keep`: its folder was empty when it was taken."""
+        for folder in {self.outside, self.temporary, self.folder} - {keep}:
             shutil.rmtree(folder, ignore_errors=True)
 
     @property
