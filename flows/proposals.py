@@ -1,11 +1,12 @@
-"""Proposals: a challenger made, judged and registered, and the decision of a person on it."""
+"""Proposals: a challenger made, judged and registered."""
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.decisions import Proposal
 from flows.dvc import run_dvc
 from flows.revisions import newest_commit
 from flows.workplace import narrow, workplace
@@ -17,39 +18,15 @@ from ttl.intake.append import taken
 from ttl.layout import Layout
 from ttl.release import registry, vcs
 from ttl.release.description import fingerprint, read_description
-from ttl.release.evidence import (
-    FOLDER,
-    MARKDOWN,
-    PAGE,
-    VALUES,
-    Evidence,
-    Model,
-    evidence_sha256,
-    write_evidence,
-)
+from ttl.release.evidence import Evidence, Model, write_evidence
+from ttl.release.evidence_files import FOLDER, MARKDOWN, PAGE, VALUES, evidence_sha256
 from ttl.release.gate import judge
 from ttl.release.gate_rule import FILE, GateRule, RuleVersion, check_age, load_rule, rule_version
-from ttl.release.history import message, trailers
+from ttl.release.history import message
 from ttl.release.report import write_report
 from ttl.release.testsets import rolling_since, score_tests
 from ttl.release.watch import drift_of, drops_since
 from ttl.search.around import around
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """What a retraining has come to. `version` is empty unless it is proposed; `evidence` is Markdown."""
-
-    dataset: str
-    outcome: str
-    reasons: tuple[str, ...]
-    revision: str
-    evidence: str
-    version: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, without the evidence."""
-        return {name: value for name, value in asdict(self).items() if name != "evidence"}
 
 
 def propose(
@@ -118,66 +95,6 @@ def find_champion(place: Layout, name: str) -> Model | None:
         return None
     folder = registry.fetch(f"{name}#champion", cache_folder("releases"), repo=place.root)
     return Model(folder=folder, version=found[0].version)
-
-
-def standing(layout: Layout, name: str, run_id: str) -> Proposal | None:
-    """Return the proposal that this very run has made before, None if it has made none."""
-    remote = vcs.find_remote(layout.root)
-    if remote is not None:
-        vcs.fetch_tags(layout.root, remote, name)
-    for event in registry.history(repo=layout.root, dataset=name):
-        if event.action == "registration" and trailers(event.message).get("Flow-Run") == run_id:
-            read = f"{event.tag}:{FOLDER}/{name}/"
-            values = json.loads(vcs.git(layout.root, "show", read + VALUES))
-            return Proposal(
-                dataset=name,
-                outcome=values["verdict"]["outcome"],
-                reasons=tuple(values["verdict"]["reasons"]),
-                revision=values["data"]["revision"],
-                evidence=vcs.git(layout.root, "show", read + MARKDOWN),
-                version=event.version,
-            )
-    return None
-
-
-def decide(
-    layout: Layout, name: str, *, version: str, decision: str, who: str, reason: str, push: bool
-) -> str:
-    """Carry out what a person has decided on a proposal, and return a sentence on what was done.
-
-    It is safe to repeat: a decision that was carried out is left as it is. Raises `ReleaseError` for a
-    version that the gate did not propose.
-    """
-    if decision not in ("approve", "reject"):
-        raise ReleaseError(f"the decision is {decision!r}; it must be approve or reject")
-    if not who.strip() or not reason.strip():
-        raise ReleaseError("a decision needs the name of who decides, and a reason")
-    event = _registration(layout, name, version)
-    told = trailers(event.message)
-    if "Rule" not in told:
-        raise ReleaseError(f"{event.tag} was not proposed by the gate; `ttl models assign` assigns a stage")
-    facts = {
-        "Decision": decision,
-        "Approved-By" if decision == "approve" else "Rejected-By": who,
-        "Reason": reason,
-        "Rule": told["Rule"],
-        "Evidence": told.get("Evidence", ""),
-    }
-    text = message(f"{decision.capitalize()} {event.tag}", facts)
-    if decision == "reject":
-        registry.withdraw(f"{name}@{version}", "challenger", repo=layout.root, push=push, message=text)
-        return f"{event.tag} is rejected by {who}: {reason}"
-    live = registry.find(f"{name}@{version}", repo=layout.root)
-    if "champion" not in live.stages:
-        registry.assign(f"{name}@{version}", "champion", repo=layout.root, push=push, message=text)
-    return f"{event.tag} is the champion, approved by {who}: {reason}"
-
-
-def _registration(layout: Layout, name: str, version: str) -> Any:
-    for event in registry.history(repo=layout.root, dataset=name):
-        if event.action == "registration" and event.version == version:
-            return event
-    raise ReleaseError(f"there is no {name}@{version}; `ttl models` lists the releases")
 
 
 def _check_rule(place: Layout, name: str, dataset: PackedDataset, version: RuleVersion) -> None:

@@ -9,8 +9,9 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
+from flows.decisions import Proposal, decide, standing
 from flows.progress import artifact_key
-from flows.proposals import Proposal, decide, propose, standing
+from flows.proposals import propose
 from flows.sweep import MOST_STARTS, ttl_sweep
 from ttl.errors import ServiceError
 from ttl.layout import Layout

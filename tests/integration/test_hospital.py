@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from tests.projects import ROOT
 from tests.services import Deployment, until
 from ttl.bucket import Bucket
 from ttl.intake.phantom import write_drop
@@ -34,7 +35,11 @@ PARAMS = {
     },
     "selection": {"margin": 0.4, "patients": 2, "resamples": 200},
 }
-RULE = {"floor": 0.5, "resamples": 200, "patients": {"frozen": 2, "rolling": 2}}
+RULE = yaml.safe_load((ROOT / "gate.yaml").read_text()) | {
+    "floor": 0.5,
+    "resamples": 200,
+    "patients": {"frozen": 2, "rolling": 2},
+}
 
 
 def run(folder, *command, **variables):

@@ -7,10 +7,10 @@ import yaml
 from PIL import Image
 
 from tests.flows.hospital import DAY, INTAKE, NAME, Hospital
-from tests.projects import Project
+from tests.projects import ROOT, Project
 from ttl.data.dataset import PackedDataset
 from ttl.files import sha256
-from ttl.release.evidence import evidence_sha256
+from ttl.release.evidence_files import evidence_sha256
 
 PARAMS = {
     "prepare": {},
@@ -27,12 +27,12 @@ PARAMS = {
     "selection": {"margin": 0.4, "resamples": 200, "patients": 2},
 }
 
-GATE = {
+GATE = yaml.safe_load((ROOT / "gate.yaml").read_text()) | {
     "floor": 0.5,
     "confidence": 0.5,
     "resamples": 200,
     "patients": {"frozen": 2, "rolling": 2},
-    "subgroups": {"patients": 2},
+    "subgroups": {"by": ["site", "year"], "loss": 0.05, "patients": 2},
     "drift": {"patients": 2},
 }
 

@@ -18,7 +18,8 @@ from ttl.files import sha256
 from ttl.intake.append import IMAGES_SCHEMA, Taken
 from ttl.release import evidence as module
 from ttl.release.description import fingerprint, read_description
-from ttl.release.evidence import Evidence, Model, evidence_sha256, reliability, write_evidence
+from ttl.release.evidence import Evidence, Model, reliability, write_evidence
+from ttl.release.evidence_files import evidence_sha256
 from ttl.release.gate import Comparison, Scores, Verdict, judge
 from ttl.release.gate_rule import Both, GateRule, RuleVersion
 from ttl.release.testsets import score_tests

@@ -104,6 +104,14 @@ def test_a_rule_that_is_not_there_is_not_made_up(tmp_path: Path) -> None:
         load_rule(tmp_path / FILE)
 
 
+def test_a_setting_that_the_file_does_not_have_is_asked_for(tmp_path: Path) -> None:
+    values = yaml.safe_load(OURS.read_text())
+    del values["floor"], values["subgroups"]["loss"], values["drift"]
+    (tmp_path / FILE).write_text(yaml.safe_dump(values))
+    with pytest.raises(ParamsError, match=r"does not say drift\.patients, floor, subgroups\.loss; every"):
+        load_rule(tmp_path / FILE)
+
+
 def test_the_version_is_the_last_commit_that_changed_the_rule(folder: Path, commit) -> None:
     commit("gate.yaml", "floor: 0.7\n", 0)
     second = commit("gate.yaml", "floor: 0.8\n", 1, "+0530")

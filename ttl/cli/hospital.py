@@ -55,7 +55,7 @@ def retrain(
     from ttl.cli.sweeps import run_sweep
     from ttl.layout import Layout
     from ttl.params import load_params
-    from ttl.release.evidence import FOLDER
+    from ttl.release.evidence_files import FOLDER
 
     params, layout = load_params(), Layout(root=Path.cwd())
     name = params.intake_name(dataset)

@@ -96,7 +96,7 @@ def models_decide(
     push: Annotated[bool, typer.Option("--push", help="Push the tag to the git remote.")] = False,
 ) -> None:
     """Decide on a proposal: approved, it is the champion."""
-    from flows.proposals import decide
+    from flows.decisions import decide
     from ttl.layout import Layout
 
     dataset, _, version = model.partition("@")

@@ -16,19 +16,17 @@ from markupsafe import Markup
 
 from ttl.data.dataset import PackedDataset
 from ttl.evaluation.drift import DriftReport
-from ttl.files import sha256
 from ttl.intake.append import taken
 from ttl.models.cost import cost
 from ttl.models.network import Network
 from ttl.release import svg
 from ttl.release.description import CARD, WEIGHTS, Description, fingerprint, read_description
+from ttl.release.evidence_files import MARKDOWN, PAGE, VALUES
 from ttl.release.gate import Scores, TestName, Verdict
 from ttl.release.gate_rule import GateRule, RuleVersion
 from ttl.release.predict import rebuild
 from ttl.search import results
 
-FOLDER = "evidence"
-MARKDOWN, PAGE, VALUES = "evidence.md", "evidence.html", "evidence.json"
 PAGE_TEMPLATE = "evidence.html.j2"
 BINS = 5
 
@@ -203,11 +201,6 @@ def _hashes(evidence: Evidence, ours: Description, theirs: Description | None) -
     for one in taken(evidence.dataset.root):
         found[f"manifest of {one.site}/{one.drop}, SHA-256"] = one.digest
     return found
-
-
-def evidence_sha256(folder: Path) -> str:
-    """Return the SHA-256 of the evidence in a folder: of its Markdown, which has every other hash in it."""
-    return sha256(folder / MARKDOWN)
 
 
 def _environment() -> jinja2.Environment:

@@ -1,9 +1,10 @@
 """The gate's rule: a file under git, `gate.yaml`, that is older than the data it judges."""
 
 import datetime
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -96,7 +97,10 @@ class RuleVersion:
 
 
 def load_rule(path: Path) -> GateRule:
-    """Read the rule. Raises `ParamsError` naming the setting and its value."""
+    """Read the rule. Raises `ParamsError` naming the setting and its value, or the one that is missing.
+
+    Every setting stands in the file: a default would change with the code, unseen by whoever signed the rule.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -105,7 +109,18 @@ def load_rule(path: Path) -> GateRule:
         ) from error
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
-    return build(GateRule, values, where=FILE.stem)
+    rule = build(GateRule, values, where=FILE.stem)
+    if missing := sorted(set(_settings(asdict(rule))) - set(_settings(values))):
+        raise ParamsError(f"{path} does not say {', '.join(missing)}; every setting of the rule stands in it")
+    return rule
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def rule_version(root: Path) -> RuleVersion:
