@@ -3,15 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
-from flows.proposals import find_champion
 from ttl.data.dataset import PackedDataset
-from ttl.errors import DataError
 from ttl.evaluation.drift import DriftReport
 from ttl.intake.append import Taken
 from ttl.layout import Layout
 from ttl.release import vcs
-from ttl.release.evidence import Model
-from ttl.release.watch import drift_of
+from ttl.release.champion import find_champion
+from ttl.release.watch import Watched, watch
 
 
 def drift_rows(name: str, layout: Layout, drops: Iterable[Taken], *, own: bool) -> list[dict[str, Any]]:
@@ -19,23 +17,21 @@ def drift_rows(name: str, layout: Layout, drops: Iterable[Taken], *, own: bool) 
 
     Without a champion, the pixels alone are compared. A deployment's `own` clone is told of the tags first.
     """
-    brought = [f"{one.site}/{one.drop}" for one in drops if one.accepted]
+    brought = [one for one in drops if one.accepted]
     if not brought:
         return []
     remote = vcs.find_remote(layout.root)
     if own and remote is not None:
         vcs.fetch_tags(layout.root, remote, name)
-    champion = find_champion(layout, name)
+    champion = find_champion(name, repo=layout.root)
     dataset = PackedDataset.open(layout.datasets / name)
-    return [_row(dataset, drop, champion) for drop in brought]
+    return [_row(one) for one in watch(dataset, brought, None if champion is None else champion.folder)]
 
 
-def _row(dataset: PackedDataset, drop: str, champion: Model | None) -> dict[str, Any]:
-    try:
-        report = drift_of(dataset, drop, None if champion is None else champion.folder)
-    except DataError as error:
-        return {"drop": drop, "drifted": "not told", "views": str(error), "rank": None}
-    return {"drop": drop, "drifted": "yes" if report.drifted else "no", **_views(report)}
+def _row(one: Watched) -> dict[str, Any]:
+    if isinstance(one.found, str):
+        return {"drop": one.title, "drifted": "not told", "views": one.found, "rank": None}
+    return {"drop": one.title, "drifted": "yes" if one.found.drifted else "no", **_views(one.found)}
 
 
 def _views(report: DriftReport) -> dict[str, Any]:

@@ -2,31 +2,50 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.decisions import Proposal
 from flows.dvc import run_dvc
-from flows.revisions import newest_commit
+from flows.revisions import newest_commit, revisions
 from flows.workplace import narrow, workplace
-from ttl.cache import cache_folder
 from ttl.data.dataset import PackedDataset
-from ttl.errors import DataError, ReleaseError
-from ttl.evaluation.drift import DriftReport
+from ttl.errors import ReleaseError
 from ttl.intake.append import taken
 from ttl.layout import Layout
 from ttl.release import registry, vcs
+from ttl.release.champion import Model, drops_of, find_champion
+from ttl.release.decisions import NOBODY
 from ttl.release.description import fingerprint, read_description
-from ttl.release.evidence import Evidence, Model, write_evidence
+from ttl.release.evidence import Evidence, write_evidence
 from ttl.release.evidence_files import FOLDER, MARKDOWN, PAGE, VALUES, evidence_sha256
-from ttl.release.gate import judge
+from ttl.release.gate import Changed, judge
 from ttl.release.gate_rule import FILE, GateRule, RuleVersion, check_age, load_rule, rule_version
-from ttl.release.history import message
+from ttl.release.history import message, trailers
+from ttl.release.registry import Release
 from ttl.release.report import write_report
 from ttl.release.testsets import rolling_since, score_tests
-from ttl.release.watch import drift_of, drops_since
+from ttl.release.watch import Watched, drops_since, watch
 from ttl.search.around import around
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What a retraining has come to: what the gate says, or `unchanged` where it found a known model again.
+
+    `version` is empty unless it is proposed; `evidence` is Markdown, empty where nothing was judged.
+    """
+
+    dataset: str
+    outcome: str
+    reasons: tuple[str, ...]
+    revision: str
+    evidence: str
+    version: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without the evidence."""
+        return {name: value for name, value in asdict(self).items() if name != "evidence"}
 
 
 def propose(
@@ -48,7 +67,7 @@ def propose(
         dataset = PackedDataset.open(place.datasets / name)
         rule, version = load_rule(place.root / FILE), rule_version(place.root)
         _check_rule(place, name, dataset, version)
-        champion = find_champion(place, name)
+        champion = find_champion(name, repo=place.root)
         narrow(place, name, plan(place, name, rule, champion, full=full))
         sweep()
         proposal = _judged(place, name, dataset=dataset, rule=rule, version=version, champion=champion)
@@ -57,7 +76,12 @@ def propose(
             # All stages: from the tag alone `dvc pull` is to bring everything, the report too.
             write_report(place.results, place.root / "reports")
             run_dvc(place.root, "commit", "--force", "--quiet")
-            told = {"Flow-Run": run_id, "Rule": version.sha256, "Evidence": evidence_sha256(folder)}
+            told = {
+                "Flow-Run": run_id,
+                "Rule": version.sha256,
+                "Evidence": evidence_sha256(folder),
+                "Against": NOBODY if champion is None else champion.version,
+            }
             made = registry.release(
                 name,
                 repo=place.root,
@@ -66,7 +90,7 @@ def propose(
                 beside=[f"{FOLDER}/{name}/{file}" for file in (MARKDOWN, PAGE, VALUES)],
             )
             proposal = Proposal(**{**asdict(proposal), "version": made.version})
-        if not own:
+        if not own and proposal.evidence:
             _bring_back(folder, layout.root / FOLDER / name)
     return proposal
 
@@ -79,22 +103,30 @@ def plan(
         return {}
     known = read_description(champion.folder)
     if full is None:
-        made = [one for one in registry.models(repo=place.root) if one.dataset == name]
-        full = len(made) % rule.full_every == 0
+        full = revisions(place, name) % rule.full_every == 0
     if full:
         return {}
     return around(known.backbone, known.strategy, known.cut, reach=rule.around)  # type: ignore[arg-type]
 
 
-def find_champion(place: Layout, name: str) -> Model | None:
-    """Return the champion with its files, None where there is none yet."""
-    found = [
-        one for one in registry.models(repo=place.root) if one.dataset == name and "champion" in one.stages
-    ]
-    if not found:
-        return None
-    folder = registry.fetch(f"{name}#champion", cache_folder("releases"), repo=place.root)
-    return Model(folder=folder, version=found[0].version)
+def standing(layout: Layout, name: str, run_id: str) -> Proposal | None:
+    """Return the proposal that this very run has made before, None if it has made none."""
+    remote = vcs.find_remote(layout.root)
+    if remote is not None:
+        vcs.fetch_tags(layout.root, remote, name)
+    for event in registry.history(repo=layout.root, dataset=name):
+        if event.action == "registration" and trailers(event.message).get("Flow-Run") == run_id:
+            read = f"{event.tag}:{FOLDER}/{name}/"
+            values = json.loads(vcs.git(layout.root, "show", read + VALUES))
+            return Proposal(
+                dataset=name,
+                outcome=values["verdict"]["outcome"],
+                reasons=tuple(values["verdict"]["reasons"]),
+                revision=values["data"]["revision"],
+                evidence=vcs.git(layout.root, "show", read + MARKDOWN),
+                version=event.version,
+            )
+    return None
 
 
 def _check_rule(place: Layout, name: str, dataset: PackedDataset, version: RuleVersion) -> None:
@@ -121,19 +153,26 @@ def _judged(
     challenger = Model(folder=place.models / name)
     if not challenger.folder.is_dir():
         raise ReleaseError(f"the sweep has selected no model of {name}: see its leaderboard")
-    if champion is not None and fingerprint(champion.folder) == fingerprint(challenger.folder):
-        raise ReleaseError(f"the sweep has come to the champion itself, {name}@{champion.version}")
-    drift = {} if champion is None else watch(place, name, dataset, champion)
+    known = _registered(place, name, fingerprint(challenger.folder))
+    if known is not None:
+        what = "the champion" if champion is not None and known.version == champion.version else "known"
+        return Proposal(
+            dataset=name,
+            outcome="unchanged",
+            reasons=(f"the sweep has come to {known.tag} again, which is {what}: there is nothing to judge",),
+            revision=dataset.revision,
+            evidence="",
+        )
+    drift = [] if champion is None else _watched(place, name, dataset, champion)
     scores = score_tests(dataset, challenger.folder, None if champion is None else champion.folder)
     verdict = judge(
         rule,
         scores,
-        drifted={
-            drop: rolling_since(dataset, drop)
-            for drop, one in drift.items()
-            if isinstance(one, DriftReport) and one.drifted
-        },
-        unseen=[drop for drop, one in drift.items() if isinstance(one, str)],
+        changed=[
+            Changed(drop=one.title, why=one.why, since=rolling_since(dataset, one.drop))
+            for one in drift
+            if one.changed
+        ],
     )
     evidence = Evidence(
         dataset=dataset,
@@ -155,23 +194,15 @@ def _judged(
     )
 
 
-def watch(place: Layout, name: str, dataset: PackedDataset, champion: Model) -> dict[str, DriftReport | str]:
-    """Return how each drop since the champion's data compares, and why not where that cannot be told."""
-    found: dict[str, DriftReport | str] = {}
-    for drop in drops_since(dataset, _drops_of(place, name, champion)):
-        try:
-            found[drop] = drift_of(dataset, drop, champion.folder)
-        except DataError as error:
-            found[drop] = str(error)
-    return found
+def _registered(place: Layout, name: str, model: str) -> Release | None:
+    return next(
+        (one for one in registry.models(repo=place.root) if (one.dataset, one.model) == (name, model)), None
+    )
 
 
-def _drops_of(place: Layout, name: str, champion: Model) -> set[str]:
-    """Return the digests of the drops that a champion's data were made of, as its evidence has them."""
-    shown = vcs.attempt_git(place.root, "show", f"{name}@{champion.version}:{FOLDER}/{name}/{VALUES}")
-    # A champion that no gate has proposed has no evidence: all drops may be new to it.
-    drops = [] if shown.returncode else json.loads(shown.stdout)["data"]["drops"]
-    return {one["digest"] for one in drops}
+def _watched(place: Layout, name: str, dataset: PackedDataset, champion: Model) -> list[Watched]:
+    drops = drops_since(dataset, drops_of(name, champion, repo=place.root))
+    return watch(dataset, drops, champion.folder)
 
 
 def _bring_back(made: Path, folder: Path) -> None:

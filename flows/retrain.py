@@ -3,22 +3,33 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.decisions import Proposal, decide, standing
+from flows.datasets import may_pass
 from flows.progress import artifact_key
-from flows.proposals import propose
+from flows.proposals import Proposal, propose, standing
 from flows.sweep import MOST_STARTS, ttl_sweep
 from ttl.errors import ServiceError
 from ttl.layout import Layout
 from ttl.params import load_params
+from ttl.release.decisions import decide
 
 WEEKS = 6
 """So long a proposal waits for a person."""
+
+RETRIED: Any = {
+    "cache_policy": NO_CACHE,
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_condition_fn": may_pass,
+}
+"""What a person has decided does not hang on a git server that is away for a minute."""
 
 
 class Decision(RunInput):
@@ -40,7 +51,7 @@ def ttl_retrain(
 
     Args:
         dataset: a name under `intake` in `params.yaml`; may be left out where there is one alone.
-        full: whether all cuts are looked at; if not given, every so many retrainings, as `gate.yaml` says.
+        full: whether all cuts are looked at; if not given, on every so many revisions, as `gate.yaml` says.
         push: whether tags and files are pushed; if not given, a deployment's run does.
 
     Returns a summary as plain values.
@@ -51,23 +62,25 @@ def ttl_retrain(
         raise ServiceError("the run has been started too often; see its logs, and the worker's")
     push = own if push is None else push
     name, run_id = load_params().intake_name(dataset), str(runtime.flow_run.id)
-    proposal = standing(layout, name, run_id) if own else None
+    proposal = task(standing, **RETRIED)(layout, name, run_id) if own else None
     if proposal is None:
         proposal = propose(layout, name, full=full, own=own, push=push, run_id=run_id, sweep=ttl_sweep)
-        publish_evidence(name, proposal)
         for reason in proposal.reasons:
             logger.info("%s: %s: %s", name, proposal.outcome, reason)
-    if proposal.outcome != "propose" or not own:
+    if proposal.evidence:
+        publish_evidence(name, proposal)
+    # What is not pushed is in this clone alone, which goes when the run is suspended.
+    if proposal.outcome != "propose" or not (own and push):
         return proposal.to_dict()
     answer = suspend_flow_run(
         wait_for_input=Decision.with_initial_data(description=proposal.evidence),
         timeout=WEEKS * 7 * 24 * 3600,
         key=f"decision-{proposal.version.replace('.', '-')}",
     )
-    decided = decide(
-        layout,
+    decided = task(decide, **RETRIED)(
         name,
-        version=proposal.version,
+        proposal.version,
+        repo=layout.root,
         decision=answer.decision,
         who=answer.name,
         reason=answer.reason,

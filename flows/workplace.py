@@ -67,6 +67,8 @@ def _clone(root: Path, clone: Layout, name: str, *, push: bool) -> None:
         there = root / address
         address = str(there.resolve()) if there.exists() else address
         vcs.git(clone.root, "remote", "set-url", "origin", address)
+        # The champion may be one that only others know of yet.
+        vcs.fetch_tags(clone.root, "origin", name)
     local = root / ".dvc" / "config.local"
     if local.is_file():
         (clone.root / ".dvc" / "config.local").write_text(local.read_text(encoding="utf-8"), encoding="utf-8")

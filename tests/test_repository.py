@@ -53,7 +53,7 @@ def test_each_outer_package_has_its_home():
 
 def test_a_finished_sweep_and_a_decision_are_answered_without_torch():
     """Importing it takes seconds, and the answer lies in tables and tags."""
-    modules = "ttl.cli, ttl.tables, ttl.search.outcome, flows.decisions"
+    modules = "ttl.cli, ttl.tables, ttl.search.outcome, ttl.release.decisions"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -13,6 +13,10 @@ class DataError(TTLError):
     """A dataset, its files or its labels cannot be used as they are."""
 
 
+class TooFewError(DataError):
+    """There are too few images or patients to tell."""
+
+
 class ModelError(TTLError):
     """A backbone, its weights, a cut or a strategy cannot be built."""
 

@@ -1,14 +1,21 @@
+import dataclasses
+import datetime
 import os
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests.release import trained as sweep
 from tests.release.helpers import DVC_YAML, run, write_model
-from tests.release.trained import Trained
+from tests.release.trained import NAME, Trained
+from ttl.data.dataset import SAMPLES, PackedDataset
+from ttl.intake.append import IMAGES_SCHEMA, Taken
 from ttl.release.export import export_model
 from ttl.release.int8 import Int8Rule
+
+DAYS = [datetime.datetime(2026, 3, day, 9, tzinfo=datetime.UTC) for day in (1, 2, 3)]
 
 OFFERED = Int8Rule(largest_auroc_change=0.05, least_gain=0)
 """Twenty validation images, and a machine that is busy with other tests: the real rule would be a toss."""
@@ -30,6 +37,32 @@ def exported(trained: Trained) -> Path:
         out=trained.root / "models",
         int8_rule=OFFERED,
     )
+
+
+@pytest.fixture
+def grown(trained: Trained, tmp_path: Path) -> PackedDataset:
+    """The drawn dataset as if 24 of its validation images were rolling, from three drops of two sites."""
+    root = tmp_path / NAME
+    shutil.copytree(trained.dataset.root, root)
+    samples = pl.read_parquet(root / SAMPLES)
+    position = pl.int_range(pl.len())
+    here = position.is_between(48, 71)
+    changed = samples.with_columns(
+        pl.when(here).then(pl.lit("rolling")).otherwise("split").alias("split"),
+        pl.when(position < 64).then(pl.lit("north")).when(here).then(pl.lit("south")).alias("site"),
+        pl.when(position < 60).then(pl.date(2024, 5, 1)).alias("acquired_at"),
+    )
+    changed.write_parquet(root / SAMPLES)
+    rolling = changed.filter(pl.col("split") == "rolling")["sample_id"].to_list()
+    drops = [("north", "1", rolling[:8]), ("north", "2", rolling[8:16]), ("south", "1", rolling[16:])]
+    for number, ((site, drop, ids), when) in enumerate(zip(drops, DAYS, strict=True)):
+        taken = Taken(site=site, drop=drop, digest=f"{number:064}", received_at=when, accepted=len(ids))
+        taken = dataclasses.replace(taken, digest=f"{number}" + "a" * 63)
+        stem = root / f"drop-{taken.digest[:16]}"
+        rows = pl.DataFrame([(one, "0") for one in ids], IMAGES_SCHEMA, orient="row")
+        rows.write_parquet(stem.with_suffix(".parquet"))
+        stem.with_suffix(".json").write_text(taken.to_json())
+    return PackedDataset.open(root)
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,15 @@ from ttl.evaluation.statistics import Interval
 from ttl.files import sha256
 from ttl.intake.append import IMAGES_SCHEMA, Taken
 from ttl.release import evidence as module
+from ttl.release.champion import Model
 from ttl.release.description import fingerprint, read_description
-from ttl.release.evidence import Evidence, Model, reliability, write_evidence
+from ttl.release.evidence import Evidence, reliability, write_evidence
 from ttl.release.evidence_files import evidence_sha256
-from ttl.release.gate import Comparison, Scores, Verdict, judge
+from ttl.release.gate import Verdict, judge
 from ttl.release.gate_rule import Both, GateRule, RuleVersion
+from ttl.release.scores import Comparison, Scores
 from ttl.release.testsets import score_tests
+from ttl.release.watch import Watched
 from ttl.search.results import LEDGER, LEDGER_SCHEMA
 
 SECTIONS = [
@@ -43,6 +46,7 @@ VERSION = RuleVersion(
     commit="0c" * 20, committed_at=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), sha256="1d" * 32
 )
 DIGEST = "d" * 64
+DAY = datetime.datetime(2026, 3, 1, 9, 30, tzinfo=datetime.UTC)
 
 
 class Page(HTMLParser):
@@ -93,7 +97,7 @@ def make(trained: Trained, exported: Path, champion: bool = True, **changes: obj
         "challenger": Model(folder=exported),
         "champion": Model(folder=exported, version="v1.2.3") if champion else None,
         "scores": scores,
-        "drift": {},
+        "drift": [],
         "results": trained.root / "results",
     }
     return Evidence(**{**values, **changes})
@@ -197,7 +201,7 @@ def test_the_hashes_are_those_of_what_was_judged(trained: Trained, exported: Pat
     }.items():
         assert f"| {title} | `{value}` |" in text
     assert "| north/1 | 2026-03-01 09:30 UTC | 2 | 2 not-dicom |" in text
-    assert "| north | 112 | 56 |" in text
+    assert "| north | 112 | 56 | 12 |" in text
     assert "| test | 12 | 12 | 12 |" in text
 
 
@@ -215,16 +219,27 @@ def test_real_data_are_not_called_synthetic(trained: Trained, exported: Path, tm
     assert "card.md is missing." in text
 
 
+def watched(title: str, found: DriftReport | str) -> Watched:
+    site, _, drop = title.partition("/")
+    return Watched(
+        drop=Taken(site=site, drop=drop, digest=DIGEST, received_at=DAY, accepted=1), title=title, found=found
+    )
+
+
 @pytest.mark.usefixtures("cheap")
 def test_drift_and_what_could_not_be_told(trained: Trained, exported: Path, tmp_path: Path) -> None:
-    drift = {"north/2": report(fired=True), "south/1": report(fired=False), "west/1": "west has sent nothing"}
+    drift = [
+        watched("north/2", report(fired=True)),
+        watched("south/1", report(fired=False)),
+        watched("west/1", "west has sent nothing"),
+    ]
     text = write_evidence(make(trained, exported, drift=drift), tmp_path)
     assert "| north/2 | yes | pixels (alarm) | 2.5000 | 1.5000 | 0.0010 |" in text
     assert "| north/2 | yes | outputs | 2.5000 |" in text
     assert "| south/1 | no | pixels | 2.5000 |" in text
     assert "- west/1: west has sent nothing" in text
     assert "No drop has come" not in text
-    none = write_evidence(make(trained, exported, drift={"west/1": "why"}), tmp_path)
+    none = write_evidence(make(trained, exported, drift=[watched("west/1", "why")]), tmp_path)
     assert "- west/1: why" in none
     assert "No drop has come" not in none
     assert "No drop has come" in write_evidence(make(trained, exported), tmp_path)
@@ -281,7 +296,7 @@ def test_what_comes_from_outside_is_text(trained: Trained, exported: Path, tmp_p
         exported,
         dataset=dataclasses.replace(dataset, info=info),
         verdict=verdict,
-        drift={HOSTILE: report(fired=True), f"{HOSTILE}/2": HOSTILE},
+        drift=[watched(HOSTILE, report(fired=True)), watched(f"{HOSTILE}/2", HOSTILE)],
     )
     text = write_evidence(known, tmp_path / "out")
     plain = write_evidence(make(trained, exported), tmp_path / "plain")

@@ -9,8 +9,9 @@ from scipy.stats import norm
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
 from ttl.evaluation.statistics import Interval, assured, metrics_at, paired_difference
-from ttl.release.gate import ASSURED, Comparison, Scores, TestName, Verdict, compare, judge, together
+from ttl.release.gate import ASSURED, Changed, Verdict, judge
 from ttl.release.gate_rule import Both, Drift, GateRule, Subgroups
+from ttl.release.scores import Comparison, Scores, TestName, compare, together
 
 RULE = GateRule(resamples=200)
 
@@ -24,6 +25,10 @@ def binary(scores: NDArray[np.float64]) -> Probabilities:
     """Scores as probabilities; 0 is where a threshold of 0.5 lies."""
     second = norm.cdf(scores)
     return np.stack([1 - second, second], axis=1)
+
+
+def drifted(since: NDArray[np.bool_]) -> Changed:
+    return Changed(drop="north/2", why="its images differ (drift)", since=since)
 
 
 def draw(
@@ -140,7 +145,7 @@ def test_an_equal_challenger_is_proposed_and_the_figures_are_the_plain_ones() ->
     sets = pair(champion=0.95, challenger=0.95, shared=0.95, patients=300)
     verdict = judge(RULE, sets)
     assert verdict.outcome == "propose"
-    assert verdict.reasons[0].startswith("not inferior to the champion: AUROC differs by ")
+    assert verdict.reasons[-1].startswith("not inferior to the champion: AUROC differs by ")
     frozen = sets["frozen"]
     assert frozen.champion is not None
     assert line(verdict, "frozen").difference == paired_difference(
@@ -362,14 +367,14 @@ def test_a_drifted_drop_holds_until_its_new_images_are_in_the_rolling_set() -> N
     sets["rolling"] = together([sets["rolling"], since])
     mask = np.arange(len(sets["rolling"].labels)) >= len(sets["rolling"].labels) - 24
     few = mask & (np.cumsum(mask) > 5)
-    verdict = judge(RULE, sets, drifted={"north/2": few})
+    verdict = judge(RULE, sets, changed=[drifted(few)])
     assert verdict.outcome == "hold"
     (reason,) = [one for one in verdict.reasons if "drift" in one]
-    assert reason.startswith("the images of north/2 differ from what its site had sent before (drift)")
+    assert reason.startswith("north/2: its images differ (drift), and since then")
     assert "has 7 patients of the rarest class from there; the rule asks for 10" in reason
-    enough = judge(RULE, sets, drifted={"north/2": mask})
+    enough = judge(RULE, sets, changed=[drifted(mask)])
     assert enough.outcome == "propose"
-    assert "has 12 patients and more from there since" in enough.reasons[0]
+    assert "has 12 patients of the rarest class from there since" in enough.reasons[0]
     assert line(enough, "since north/2").images == 24
 
 
@@ -380,32 +385,75 @@ def test_a_drifted_site_on_which_the_challenger_is_surely_worse_rejects() -> Non
     sets["rolling"] = together([sets["rolling"], since])
     mask = np.arange(len(sets["rolling"].labels)) >= 600
     rule = dataclasses.replace(RULE, margin=Both(frozen=0.05, rolling=0.1), sensitivity=0.3)
-    verdict = judge(rule, sets, drifted={"north/2": mask})
+    verdict = judge(rule, sets, changed=[drifted(mask)])
     assert verdict.outcome == "reject"
     assert [one for one in verdict.reasons if one.startswith("AUROC in since north/2 is lower by 0.")]
     # What is enough for drift is judged, whatever other subgroups take.
     apart = dataclasses.replace(rule, subgroups=Subgroups(patients=1000), drift=Drift(patients=20))
-    assert judge(apart, sets, drifted={"north/2": mask}).outcome == "reject"
+    assert judge(apart, sets, changed=[drifted(mask)]).outcome == "reject"
 
 
 def test_drift_without_a_rolling_set_holds() -> None:
     sets = pair(shared=0.99)
     mask = np.ones(len(sets["rolling"].labels), dtype=bool)
     del sets["rolling"]
-    verdict = judge(RULE, sets, drifted={"north/2": mask})
+    verdict = judge(RULE, sets, changed=[drifted(mask)])
     assert verdict.outcome == "hold"
     assert [one for one in verdict.reasons if "has 0 patients of the rarest class from there" in one]
 
 
-def test_drift_that_could_not_be_told_is_said_and_holds_nothing() -> None:
-    verdict = judge(RULE, pair(shared=0.99), unseen=["south/1"])
-    assert verdict.outcome == "propose"
-    assert "whether south/1 has drifted could not be told" in verdict.reasons
+def test_what_could_not_be_told_of_a_new_site_is_treated_as_drift() -> None:
+    """A hospital that has sent nothing before: nobody has seen what the models make of its images."""
+    rng = np.random.default_rng(14)
+    sets = pair(shared=0.99, patients=300)
+    worse = draw(rng, 12, shared=0.6, champion=0.9, challenger=0.7, name="b", site="b")
+    sets["rolling"] = together([sets["rolling"], worse])
+    mask = np.arange(len(sets["rolling"].labels)) >= 600
+    few = mask & (np.cumsum(mask) > 15)
+    untold = "whether its images have drifted cannot be told: b has sent nothing before"
+    verdict = judge(RULE, sets, changed=[Changed(drop="b/1", why=untold, since=few)])
+    assert verdict.outcome == "hold"
+    assert [one for one in verdict.reasons if one.startswith(f"b/1: {untold}, and since then")]
+    seen = judge(RULE, sets, changed=[Changed(drop="b/1", why=untold, since=mask)])
+    lost = line(seen, "since b/1").difference
+    assert lost is not None
+    assert lost.value < -0.05 < lost.high
+    assert seen.outcome == "hold"
+    assert [one for one in seen.reasons if one.startswith("AUROC in since b/1 may be lower by more than")]
+
+
+def test_the_floor_holds_for_every_model() -> None:
+    """Each may lose within the margin; all of them together may not."""
+    sets = pair(champion=0.9, challenger=0.9, shared=0.999, patients=300)
+    assert judge(dataclasses.replace(RULE, floor=0.8), sets).outcome == "propose"
+    held = judge(dataclasses.replace(RULE, floor=0.9), sets)
+    assert held.outcome == "hold"
+    assert [one for one in held.reasons if "may be below the floor 0.9" in one]
+    refused = judge(dataclasses.replace(RULE, floor=0.97), sets)
+    assert refused.outcome == "reject"
+    assert [one for one in refused.reasons if "below the floor 0.97" in one]
+
+
+def test_a_loss_that_is_seen_and_not_proven_is_said() -> None:
+    sets = pair(shared=0.99, patients=300)
+    rng = np.random.default_rng(13)
+    small = draw(rng, 12, shared=0.6, champion=0.9, challenger=0.75, name="s", site="hospice")
+    sets["rolling"] = together([sets["rolling"], small])
+    verdict = judge(RULE, sets)
+    lost = line(verdict, "site hospice").difference
+    assert lost is not None
+    assert lost.value < -0.05 < lost.high
+    assert [one for one in verdict.reasons if one.startswith("AUROC in site hospice may be lower by more")]
+    strict = judge(dataclasses.replace(RULE, sensitivity=0.0), sets)
+    said = [one for one in strict.reasons if one.startswith("sensitivity on the ")]
+    assert said
+    assert "neither prove nor exclude" in said[0]
+    assert "sensitivity differs by" in verdict.reasons[-1]
 
 
 def test_the_hardest_reason_decides() -> None:
     sets = pair(champion=0.95, challenger=0.7, rolling={"patients": 5})
-    verdict = judge(RULE, sets, unseen=["south/1"])
+    verdict = judge(RULE, sets, changed=[drifted(np.zeros(len(sets["rolling"].labels), dtype=bool))])
     assert verdict.outcome == "reject"
     assert len(verdict.reasons) >= 3
     assert not [one for one in verdict.reasons if one.startswith("not inferior")]

@@ -1,48 +1,17 @@
 import dataclasses
-import datetime
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tests.release.trained import NAME, Trained
-from ttl.data.dataset import SAMPLES, PackedDataset
+from tests.release.trained import Trained
+from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
-from ttl.intake.append import IMAGES_SCHEMA, Taken
+from ttl.intake.append import taken
 from ttl.release import testsets
 from ttl.release.predict import load_model
 from ttl.release.testsets import rolling_since, score_tests
-
-DAYS = [datetime.datetime(2026, 3, day, 9, tzinfo=datetime.UTC) for day in (1, 2, 3)]
-
-
-@pytest.fixture
-def grown(trained: Trained, tmp_path: Path) -> PackedDataset:
-    """The drawn dataset as if 24 of its validation images were rolling, from three drops of two sites."""
-    root = tmp_path / NAME
-    shutil.copytree(trained.dataset.root, root)
-    samples = pl.read_parquet(root / SAMPLES)
-    position = pl.int_range(pl.len())
-    here = position.is_between(48, 71)
-    changed = samples.with_columns(
-        pl.when(here).then(pl.lit("rolling")).otherwise("split").alias("split"),
-        pl.when(position < 64).then(pl.lit("north")).when(here).then(pl.lit("south")).alias("site"),
-        pl.when(position < 60).then(pl.date(2024, 5, 1)).alias("acquired_at"),
-    )
-    changed.write_parquet(root / SAMPLES)
-    rolling = changed.filter(pl.col("split") == "rolling")["sample_id"].to_list()
-    drops = [("north", "1", rolling[:8]), ("north", "2", rolling[8:16]), ("south", "1", rolling[16:])]
-    for number, ((site, drop, ids), when) in enumerate(zip(drops, DAYS, strict=True)):
-        taken = Taken(site=site, drop=drop, digest=f"{number:064}", received_at=when, accepted=len(ids))
-        taken = dataclasses.replace(taken, digest=f"{number}" + "a" * 63)
-        stem = root / f"drop-{taken.digest[:16]}"
-        rows = pl.DataFrame([(one, "0") for one in ids], IMAGES_SCHEMA, orient="row")
-        rows.write_parquet(stem.with_suffix(".parquet"))
-        stem.with_suffix(".json").write_text(taken.to_json())
-    return PackedDataset.open(root)
 
 
 def test_both_sets_are_scored_as_the_models_score_their_images(grown: PackedDataset, exported: Path) -> None:
@@ -107,23 +76,19 @@ def test_what_is_no_number_is_refused_and_not_ranked_last(
 
 
 def test_rolling_images_of_a_site_since_a_drop(grown: PackedDataset) -> None:
-    came = {}
-    for path in grown.root.glob("drop-*.json"):
-        values = json.loads(path.read_text())
-        drop = f"{values['site']}/{values['drop']}"
-        came[drop] = set(pl.read_parquet(path.with_suffix(".parquet"))["sample_id"])
+    drops = taken(grown.root)
+    came = {
+        one.digest: set(pl.read_parquet(grown.root / f"drop-{one.digest[:16]}.parquet")["sample_id"])
+        for one in drops
+    }
+    first, second, south = (one.digest for one in drops)
     ids = grown.samples[grown.indices("rolling")]["sample_id"].to_numpy()
-    for drop, expected in {
-        "north/1": came["north/1"] | came["north/2"],
-        "north/2": came["north/2"],
-        "south/1": came["south/1"],
-        "south/9": set(),
-    }.items():
+    for drop, expected in zip(drops, (came[first] | came[second], came[second], came[south]), strict=True):
         mask = rolling_since(grown, drop)
         assert mask.shape == (24,)
         assert mask.dtype == bool
         assert set(ids[mask]) == expected, drop
 
 
-def test_a_dataset_without_rolling_images_has_none_since(trained: Trained) -> None:
-    assert rolling_since(trained.dataset, "north/1").tolist() == []
+def test_a_dataset_without_rolling_images_has_none_since(trained: Trained, grown: PackedDataset) -> None:
+    assert rolling_since(trained.dataset, taken(grown.root)[0]).tolist() == []

@@ -69,11 +69,12 @@ def retrain(
         run_id="by hand",
         sweep=lambda: run_sweep({}, Layout(root=Path.cwd())),
     )
-    colour = {"propose": "green", "hold": "yellow", "reject": "red"}[made.outcome]
+    colour = {"propose": "green", "reject": "red"}.get(made.outcome, "yellow")
     console.print(f"{name}, revision {made.revision}: [{colour}]{made.outcome}[/]", highlight=False)
     for reason in made.reasons:
         console.print(f"  {escaped(reason)}", highlight=False, soft_wrap=True)
-    console.print(f"evidence: {FOLDER}/{name}/evidence.html", highlight=False)
+    if made.evidence:
+        console.print(f"evidence: {FOLDER}/{name}/evidence.html", highlight=False)
     if made.version:
         console.print(
             f"next: ttl models decide {name}@{made.version} --decision approve --name … --reason …",

@@ -96,12 +96,10 @@ def models_decide(
     push: Annotated[bool, typer.Option("--push", help="Push the tag to the git remote.")] = False,
 ) -> None:
     """Decide on a proposal: approved, it is the champion."""
-    from flows.decisions import decide
-    from ttl.layout import Layout
+    from ttl.release.decisions import decide
 
     dataset, _, version = model.partition("@")
-    layout = Layout(root=Path.cwd())
-    told = decide(layout, dataset, version=version, decision=decision, who=name, reason=reason, push=push)
+    told = decide(dataset, version, repo=Path.cwd(), decision=decision, who=name, reason=reason, push=push)
     console.print(escaped(told), highlight=False, soft_wrap=True)
 
 

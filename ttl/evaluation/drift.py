@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ttl.errors import DataError
+from ttl.errors import DataError, TooFewError
 from ttl.evaluation.two_sample import (
     Array,
     clear_within,
@@ -149,11 +149,11 @@ def calibrate(
     An imitation drop is of whole patients, at most half of the reference's; a larger drop is imitated by as
     many. The views' thresholds are at one level, found so that any of them is exceeded in `alpha` of the
     imitations (Westfall & Young 1993: the smallest of ranks, which are dependent).
-    Raises `DataError` for a reference of too few patients, and for a drop of one.
+    Raises `TooFewError` for a reference of too few patients, and for a drop of one.
     """
     counts = reference.films
     if len(counts) < MIN_PATIENTS:
-        raise DataError(
+        raise TooFewError(
             f"the reference has {len(counts)} patients; {MIN_PATIENTS} are the fewest that give a threshold: "
             "add validation data of the site"
         )
@@ -188,7 +188,7 @@ def calibrate(
 def assess(reference: Observed, drop: Observed, calibration: Calibration) -> DriftReport:
     """Compare a drop with the reference that the calibration was made from.
 
-    Raises `DataError` for a drop of one patient, and for one that lacks a view.
+    Raises `TooFewError` for a drop of one patient, `DataError` for one that lacks a view.
     """
     lacking = set(calibration.views) ^ set(drop.views)
     if lacking:

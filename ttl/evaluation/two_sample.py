@@ -9,7 +9,7 @@ population, however alike a patient's images are. It is below 0 about as often, 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ttl.errors import DataError
+from ttl.errors import TooFewError
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def mmd2(
 ) -> float:
     """Return the squared discrepancy of observations [n, d] and [m, d]; each its own group if none are given.
 
-    A group must not stand on both sides. Raises `DataError` for a side of fewer than two groups.
+    A group must not stand on both sides. Raises `TooFewError` for a side of fewer than two groups.
     """
     between = gaussian(x, y, bandwidth).mean()
     return cross_mean(x, x_groups, bandwidth) + cross_mean(y, y_groups, bandwidth) - 2 * float(between)
@@ -82,7 +82,7 @@ def pairs_across(counts: NDArray[np.int64]) -> int:
     """Return how many ordered pairs are of two groups, of groups that have so many observations."""
     pairs = int(counts.sum()) ** 2 - int((counts**2).sum())
     if pairs == 0:
-        raise DataError("one patient alone is no sample to compare; it takes two or more")
+        raise TooFewError("one patient alone is no sample to compare; it takes two or more")
     return pairs
 
 

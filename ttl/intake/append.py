@@ -26,7 +26,7 @@ ROLLING = "rolling"
 
 IMAGES_SCHEMA = pl.Schema({"sample_id": pl.String, "phash": pl.String})
 RECEIVED_SCHEMA = pl.Schema(
-    [("sample_id", pl.String), ("drop", pl.String), ("received_at", pl.Datetime("us", "UTC"))]
+    [("sample_id", pl.String), ("digest", pl.String), ("received_at", pl.Datetime("us", "UTC"))]
 )
 
 
@@ -91,11 +91,11 @@ def phashes(root: Path) -> pl.DataFrame:
 
 
 def received(root: Path) -> pl.DataFrame:
-    """Return which sample came when: `sample_id`, `drop` (`<site>/<drop>`), `received_at` (UTC)."""
+    """Return which sample came with which drop, and when: `sample_id`, `digest`, `received_at` (UTC)."""
     rows = [
         pl.read_parquet(root / f"{_stem(one.digest)}.parquet").select(
             "sample_id",
-            pl.lit(f"{one.site}/{one.drop}").alias("drop"),
+            pl.lit(one.digest).alias("digest"),
             pl.lit(one.received_at).dt.cast_time_unit("us").alias("received_at"),
         )
         for one in taken(root)

@@ -16,15 +16,18 @@ from markupsafe import Markup
 
 from ttl.data.dataset import PackedDataset
 from ttl.evaluation.drift import DriftReport
-from ttl.intake.append import taken
+from ttl.intake.append import ROLLING, taken
 from ttl.models.cost import cost
 from ttl.models.network import Network
 from ttl.release import svg
+from ttl.release.champion import Model
 from ttl.release.description import CARD, WEIGHTS, Description, fingerprint, read_description
 from ttl.release.evidence_files import MARKDOWN, PAGE, VALUES
-from ttl.release.gate import Scores, TestName, Verdict
+from ttl.release.gate import Verdict
 from ttl.release.gate_rule import GateRule, RuleVersion
 from ttl.release.predict import rebuild
+from ttl.release.scores import Scores, TestName
+from ttl.release.watch import MOST_IMAGES, Watched
 from ttl.search import results
 
 PAGE_TEMPLATE = "evidence.html.j2"
@@ -38,16 +41,8 @@ COMPARED, CALIBRATED = "Champion and challenger, on the same images", "Calibrati
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A model in its folder; `version` is empty for one that is not released."""
-
-    folder: Path
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is shown. `drift` has what could be told of each drop, and why not where it could not."""
+    """What is shown; `drift` are the drops since the champion's data."""
 
     dataset: PackedDataset
     verdict: Verdict
@@ -56,7 +51,7 @@ class Evidence:
     challenger: Model
     champion: Model | None
     scores: Mapping[TestName, Scores]
-    drift: Mapping[str, DriftReport | str]
+    drift: Sequence[Watched]
     results: Path
 
 
@@ -95,7 +90,8 @@ def _values(evidence: Evidence) -> dict[str, Any]:
         },
         "reliability": reliability(evidence.scores),
         "drift": _drift(evidence.drift),
-        "unseen": [f"{drop}: {why}" for drop, why in evidence.drift.items() if isinstance(why, str)],
+        "untold": [f"{one.title}: {one.found}" for one in evidence.drift if isinstance(one.found, str)],
+        "most_images": MOST_IMAGES,
         "data": _data_sheet(dataset),
         "ledger": _ledger(evidence.results, dataset.info.name),
         "ledger_found": (evidence.results / results.LEDGER).is_file(),
@@ -141,31 +137,32 @@ def _cost(folder: Path) -> dict[str, Any]:
     return asdict(cost(Network(rebuild(known, folder / WEIGHTS)), known.image_size))
 
 
-def _drift(found: Mapping[str, DriftReport | str]) -> list[dict[str, Any]]:
+def _drift(drops: Sequence[Watched]) -> list[dict[str, Any]]:
     return [
         {
-            "drop": drop,
-            "drifted": "yes" if report.drifted else "no",
+            "drop": drop.title,
+            "drifted": "yes" if drop.changed else "no",
             "view": view + (" (alarm)" if one.fired else ""),
             "statistic": one.statistic,
             "threshold": one.threshold,
             "rank": one.rank,
         }
-        for drop, report in found.items()
-        if isinstance(report, DriftReport)
-        for view, one in report.views.items()
+        for drop in drops
+        if isinstance(drop.found, DriftReport)
+        for view, one in drop.found.views.items()
     ]
 
 
 def _data_sheet(dataset: PackedDataset) -> dict[str, Any]:
     samples = dataset.samples
     people = pl.col("patient_id").n_unique().alias("patients")
+    tested = pl.col("patient_id").filter(pl.col("split").is_in(["test", ROLLING])).n_unique()
     sites = samples.with_columns(pl.col("site").fill_null("not stated")).group_by("site")
     return {
         **dataset.info.to_dict(),
         "revision": dataset.revision,
         "patients": dict(samples.group_by("split").agg(people).iter_rows()),
-        "sites": sites.agg(pl.len().alias("images"), people).sort("site").to_dicts(),
+        "sites": sites.agg(pl.len().alias("images"), people, tested.alias("tested")).sort("site").to_dicts(),
         "drops": [
             {
                 "drop": f"{one.site}/{one.drop}",

@@ -5,8 +5,11 @@ patients. Of all that the rule names:
 
 - **reject**: the interval says that more is lost than the rule allows, in a test set or a subgroup;
 - **hold**: there are too few patients, or the assured interval does not exclude such a loss of AUROC, or a
-  site's images have drifted and the rolling test set has too few of them yet;
-- **propose**: no worse by more than the margin, surely, on both test sets.
+  site's images have drifted, or cannot be compared with others, and the rolling test set has too few of them;
+- **propose**: no worse by more than the margin, surely, on both test sets, and surely above the floor: many
+  small losses in a row, each within the margin, end there.
+
+A loss that is seen and not sure rejects nothing, and is said.
 
 What is proposed wrongly is bounded by the two margins' tests, each at (1 − confidence) / 2. To keep that with
 few patients, and with networks that hardly err, they take the wider interval of `statistics.assured`: of two
@@ -17,77 +20,24 @@ full confidence. Subgroups are many: the intervals of those that are judged shar
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ttl.errors import ReleaseError, SearchError
-from ttl.evaluation.metrics import Labels, Probabilities
-from ttl.evaluation.statistics import Interval, assured, interval, metrics_at, paired
+from ttl.errors import ReleaseError
+from ttl.evaluation.statistics import Interval, assured
 from ttl.release.gate_rule import GateRule
+from ttl.release.scores import TESTS, Comparison, Scores, TestName, compare, together
 
 Outcome = Literal["reject", "hold", "propose"]
-TestName = Literal["frozen", "rolling"]
-TESTS: tuple[TestName, ...] = ("frozen", "rolling")
 OUTCOMES: tuple[Outcome, ...] = ("propose", "hold", "reject")
 """From the mildest to the hardest."""
 
+RESAMPLES_A_SUBGROUP = 1000
+
 ASSURED = "auroc, assured"
 """How the line is called that has the interval by which a margin is judged."""
-
-SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "ece")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """A test set, and what both models say of it.
-
-    `labels` [n], `patients` [n], `groups` [n] by kind of subgroup, probabilities [n, classes] with each
-    model's threshold; the champion's are None where there is none.
-    """
-
-    labels: Labels
-    patients: NDArray[np.str_]
-    groups: Mapping[str, NDArray[np.str_]]
-    challenger: Probabilities
-    threshold: float | None
-    champion: Probabilities | None = None
-    champion_threshold: float | None = None
-
-    @property
-    def fewest_patients(self) -> int:
-        """The number of patients of the class that has the fewest."""
-        counts = [
-            len(np.unique(self.patients[self.labels == one])) for one in range(self.challenger.shape[1])
-        ]
-        return min(counts)
-
-    def where(self, mask: NDArray[np.bool_]) -> "Scores":
-        """Return the images for which the mask [n] holds."""
-        return Scores(
-            labels=self.labels[mask],
-            patients=self.patients[mask],
-            groups={name: values[mask] for name, values in self.groups.items()},
-            challenger=self.challenger[mask],
-            threshold=self.threshold,
-            champion=None if self.champion is None else self.champion[mask],
-            champion_threshold=self.champion_threshold,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One line of the evidence: both models' metric on a set of images, and their difference, if judged."""
-
-    where: str
-    metric: str
-    images: int
-    patients: int
-    champion: Interval | None
-    challenger: Interval | None
-    difference: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +51,19 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A drop since the champion's data that may be of images such as the champion was never judged on.
+
+    `why` says what is known: that they have drifted, or why that cannot be told. `since` marks the images of
+    the rolling test set that came from its site with it or after it, [n].
+    """
+
+    drop: str
+    why: str
+    since: NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -121,15 +84,12 @@ def judge(
     rule: GateRule,
     tests: Mapping[TestName, Scores],
     *,
-    drifted: Mapping[str, NDArray[np.bool_]] | None = None,
-    unseen: Sequence[str] = (),
+    changed: Sequence[Changed] = (),
 ) -> Verdict:
     """Judge a challenger on the test sets.
 
-    `drifted` are drops since the champion's data whose images have drifted, each with the images of the
-    rolling test set that came from its site since, as a mask [n]; `unseen` are those drops of which it could
-    not be told. The frozen test set must be there; the rolling one is judged when there is a champion.
-    Raises `ReleaseError` where there is nothing to judge.
+    The frozen test set must be there; the rolling one is judged when there is a champion. Raises
+    `ReleaseError` where there is nothing to judge.
     """
     if "frozen" not in tests:
         raise ReleaseError("the dataset has no frozen test set: there is nothing to judge a model on")
@@ -142,14 +102,14 @@ def judge(
             )
     for name, scores in tests.items():
         lines += compare(rule, name, scores)
-    if first:
-        _judge_first(rule, tests["frozen"], case, lines)
+    if first and tests["frozen"].fewest_patients < rule.patients.frozen:
+        case.add("hold", _too_few("frozen", tests["frozen"], rule.patients.frozen))
     else:
+        _judge_floor(rule, case, lines)
+    if not first:
         for name in TESTS:
             _judge_test(rule, name, tests.get(name), case, lines)
-        lines += _judge_subgroups(rule, tests, drifted or {}, case)
-    for drop in unseen:
-        case.add("propose", f"whether {drop} has drifted could not be told")
+        lines += _judge_subgroups(rule, tests, changed, case)
     if case.outcome == "propose":
         case.add("propose", _praise(first, lines))
     return Verdict(
@@ -157,52 +117,7 @@ def judge(
     )
 
 
-def compare(
-    rule: GateRule, where: str, scores: Scores, *, metrics: Sequence[str] = SHOWN
-) -> list[Comparison]:
-    """Return the comparisons of both models by each metric, as far as there are patients for intervals."""
-    classes = scores.challenger.shape[1]
-    ours = metrics_at(scores.threshold, classes)
-    theirs = metrics_at(scores.champion_threshold, classes)
-    settings: dict[str, Any] = {"confidence": rule.confidence, "resamples": rule.resamples}
-    found = []
-    for metric in metrics:
-        if metric not in ours:
-            continue
-        champion = challenger = difference = None
-        try:
-            challenger = interval(ours[metric], scores.labels, scores.challenger, scores.patients, **settings)
-            if scores.champion is not None:
-                champion = interval(
-                    theirs[metric], scores.labels, scores.champion, scores.patients, **settings
-                )
-                difference = paired(
-                    partial(ours[metric], scores.labels, scores.challenger),
-                    partial(theirs[metric], scores.labels, scores.champion),
-                    scores.patients,
-                    **settings,
-                )
-        except SearchError:
-            # Too few patients for an interval: the line stands without, and the rule's minimum sizes say so.
-            pass
-        found.append(
-            Comparison(
-                where=where,
-                metric=metric,
-                images=len(scores.labels),
-                patients=len(np.unique(scores.patients)),
-                champion=champion,
-                challenger=challenger,
-                difference=difference,
-            )
-        )
-    return found
-
-
-def _judge_first(rule: GateRule, frozen: Scores, case: _Case, lines: Sequence[Comparison]) -> None:
-    if frozen.fewest_patients < rule.patients.frozen:
-        case.add("hold", _too_few("frozen", frozen, rule.patients.frozen))
-        return
+def _judge_floor(rule: GateRule, case: _Case, lines: Sequence[Comparison]) -> None:
     score = _line(lines, "frozen", "auroc").challenger
     if score is None:
         case.add("hold", "AUROC on the frozen test set has no interval: there are too few patients")
@@ -245,6 +160,8 @@ def _judge_test(
                 "reject",
                 f"{title} on the {name} test set is lower by {_lost(difference)}; {allowed} may be lost",
             )
+        elif metric == "sensitivity" and difference.low < -allowed:
+            case.add("propose", _unproven(title, f"on the {name} test set", difference, allowed))
         elif metric == "auroc" and surely.low <= -allowed:
             case.add(
                 "hold",
@@ -257,10 +174,10 @@ def _judge_test(
 def _judge_subgroups(
     rule: GateRule,
     tests: Mapping[TestName, Scores],
-    drifted: Mapping[str, NDArray[np.bool_]],
+    changed: Sequence[Changed],
     case: _Case,
 ) -> list[Comparison]:
-    """Judge each subgroup of both test sets together, of which alone most are too small; and what drifted."""
+    """Judge each subgroup of both test sets together, of which alone most are too small; and what changed."""
     both = together(list(tests.values()))
     parts = {
         f"{kind} {value}": both.where(both.groups[kind] == value)
@@ -269,9 +186,9 @@ def _judge_subgroups(
         if value
     }
     since = set()
-    for drop, mask in drifted.items():
-        said = f"the images of {drop} differ from what its site had sent before (drift)"
-        part = tests["rolling"].where(mask) if "rolling" in tests else None
+    for one in changed:
+        said = f"{one.drop}: {one.why}"
+        part = tests["rolling"].where(one.since) if "rolling" in tests else None
         there = 0 if part is None else part.fewest_patients
         if part is None or there < rule.drift.patients:
             case.add(
@@ -281,10 +198,11 @@ def _judge_subgroups(
             )
         else:
             case.add(
-                "propose", f"{said}; the rolling test set has {there} patients and more from there since"
+                "propose",
+                f"{said}; the rolling test set has {there} patients of the rarest class from there since",
             )
-            parts[f"since {drop}"] = part
-            since.add(f"since {drop}")
+            parts[f"since {one.drop}"] = part
+            since.add(f"since {one.drop}")
     # How many patients there are does not hang on the scores: what is not judged takes no confidence.
     judged = {
         title
@@ -292,8 +210,11 @@ def _judge_subgroups(
         if title in since or part.fewest_patients >= rule.subgroups.patients
     }
     share = max(1, len(judged))
-    strict = GateRule(
-        confidence=1 - (1 - rule.confidence) / share, resamples=max(rule.resamples, 200 * share)
+    strict = replace(
+        rule,
+        confidence=1 - (1 - rule.confidence) / share,
+        # Their intervals end further out, where few resamples lie.
+        resamples=max(rule.resamples, RESAMPLES_A_SUBGROUP * share),
     )
     lines = []
     for title, part in parts.items():
@@ -306,23 +227,13 @@ def _judge_subgroups(
                 "reject",
                 f"AUROC in {title} is lower by {_lost(line.difference)}; {rule.subgroups.loss} may be lost",
             )
+        elif line.difference.value < -rule.subgroups.loss:
+            # Where images have changed, nobody has seen yet that the challenger does well on them.
+            case.add(
+                "hold" if title in since else "propose",
+                _unproven("AUROC", f"in {title}", line.difference, rule.subgroups.loss),
+            )
     return lines
-
-
-def together(tests: Sequence[Scores]) -> Scores:
-    """Return several test sets as one, all or none with a champion's scores."""
-    first = tests[0]
-    champions = [one.champion for one in tests if one.champion is not None]
-    assert len(champions) in (0, len(tests))
-    return Scores(
-        labels=np.concatenate([one.labels for one in tests]),
-        patients=np.concatenate([one.patients for one in tests]),
-        groups={kind: np.concatenate([one.groups[kind] for one in tests]) for kind in first.groups},
-        challenger=np.concatenate([one.challenger for one in tests]),
-        threshold=first.threshold,
-        champion=np.concatenate(champions) if champions else None,
-        champion_threshold=first.champion_threshold,
-    )
 
 
 def _too_few(name: str, scores: Scores | None, needed: float) -> str:
@@ -330,16 +241,24 @@ def _too_few(name: str, scores: Scores | None, needed: float) -> str:
     return f"the {name} test set has {there} patients of its rarest class; the rule asks for {needed:g}"
 
 
+def _unproven(title: str, where: str, difference: Interval, allowed: float) -> str:
+    return (
+        f"{title} {where} may be lower by more than the {allowed} that may be lost, which so few patients "
+        f"neither prove nor exclude: the difference is {_shown(difference, signed=True)}"
+    )
+
+
 def _praise(first: bool, lines: Sequence[Comparison]) -> str:
     line = _line(lines, "frozen", "auroc")
     if first:
         return f"there is no champion yet, and its AUROC on the frozen test set is {_shown(line.challenger)}"
-    rolling = _line(lines, "rolling", "auroc")
-    return (
-        "not inferior to the champion: AUROC differs by "
-        f"{_shown(line.difference, signed=True)} on the frozen and by "
-        f"{_shown(rolling.difference, signed=True)} on the rolling test set"
-    )
+    parts = [
+        f"{title} differs by {_shown(_line(lines, 'frozen', metric).difference, signed=True)} on the frozen "
+        f"and by {_shown(_line(lines, 'rolling', metric).difference, signed=True)} on the rolling test set"
+        for metric, title in _TITLES.items()
+        if any(one.metric == metric for one in lines)
+    ]
+    return f"not inferior to the champion: {'; '.join(parts)}"
 
 
 def _line(lines: Sequence[Comparison], where: str, metric: str) -> Comparison:

@@ -14,7 +14,7 @@ from ttl.release.tags import Event
 CHAMPION = "champion"
 
 TRAILER = re.compile(
-    r"^(Decision|Approved-By|Rejected-By|Reason|Rule|Evidence|Flow-Run): (.*)$", re.MULTILINE
+    r"^(Decision|Approved-By|Rejected-By|Reason|Rule|Evidence|Against|Flow-Run): (.*)$", re.MULTILINE
 )
 
 
@@ -80,7 +80,7 @@ def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = Fa
 
     The tag repeats the rule and the evidence by which that one was approved.
     """
-    if not _line(who) or not _line(reason):
+    if not one_line(who) or not one_line(reason):
         raise ReleaseError("going back needs the name of who decides, and a reason")
     root = vcs.find_root(repo)
     remote = vcs.find_remote(root) if push else None
@@ -102,21 +102,34 @@ def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = Fa
     return registry.assign(f"{dataset}@{before.version}", CHAMPION, repo=repo, push=push, message=text)
 
 
+def champion_version(dataset: str, *, repo: Path) -> str | None:
+    """Return the version that is the champion, None where there is none."""
+    return next(
+        (
+            one.version
+            for one in registry.models(repo=repo)
+            if one.dataset == dataset and CHAMPION in one.stages
+        ),
+        None,
+    )
+
+
 def message(title: str, told: Mapping[str, str]) -> str:
     """Return a tag's message: a title, and a line for each thing told.
 
     A line is a line: whatever a person has typed cannot begin another, nor steer a terminal.
     """
-    return "\n".join([_line(title), "", *(f"{name}: {_line(text)}" for name, text in told.items())])
+    return "\n".join([one_line(title), "", *(f"{name}: {one_line(text)}" for name, text in told.items())])
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks, or anything else that cannot be seen."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def trailers(text: str) -> dict[str, str]:
     """Return what a tag's message tells, by name."""
     return dict(TRAILER.findall(text))
-
-
-def _line(text: str) -> str:
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def _ends(event: Event, lived: Sequence[Live]) -> bool:

@@ -111,16 +111,18 @@ def assign(name: str, stage: str, *, repo: Path, push: bool = False, message: st
         return replace(_find_tag(root, chosen.tag), notes=notes)
 
 
-def withdraw(name: str, stage: str, *, repo: Path, push: bool = False, message: str = "") -> None:
+def withdraw(
+    name: str, stage: str, *, repo: Path, push: bool = False, message: str = "", record: bool = False
+) -> None:
     """Take a stage from the release `dataset@version`, with the reasons in the tag's message.
 
-    A stage that the release does not have is left as it is.
+    A stage that the release does not have is left as it is, but to `record` the reasons.
     """
     root = vcs.find_root(repo)
     with _lock(root):
         remote, _, _ = _find_remotes(root, push)
         chosen = find(name, repo=root)
-        if stage not in chosen.stages:
+        if stage not in chosen.stages and not record:
             return
         step = partial(tags.unassign, root, chosen.dataset, chosen.version, stage, message)
         tags.publish(root, chosen.dataset, remote, step)

@@ -1,9 +1,9 @@
 """The tags of the registry, in GTO's format: reading them, and setting them against others who do too."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A tag of the registry: a version was registered, or a stage assigned to it, or either taken back."""
+    """A tag of the registry: a version was registered, or a stage assigned to it, or either taken back.
+
+    `when` is as the tag says, but never before the event that it followed: clocks differ.
+    """
 
     dataset: str
     action: str
@@ -52,7 +55,24 @@ def read_events(root: Path, dataset: str | None = None) -> list[Event]:
         )
         for row in rows
     ]
-    return sorted(events, key=_order)
+    return in_order(events)
+
+
+def in_order(events: Iterable[Event]) -> list[Event]:
+    """Return events in the order in which they were made.
+
+    That of an artifact's stages is GTO's counter, which whoever sets a tag has read from the others' tags;
+    versions lie among them by their time. So a clock that is behind makes no later approval an earlier one.
+    """
+    latest: dict[str, datetime] = {}
+    placed = []
+    for event in sorted(events, key=lambda one: (_counter(one), one.when)):
+        if _counter(event):
+            latest[event.dataset] = max(event.when, latest.get(event.dataset, event.when))
+            placed.append(replace(event, when=latest[event.dataset]))
+        else:
+            placed.append(event)
+    return sorted(placed, key=lambda one: (one.when, _counter(one)))
 
 
 def register(root: Path, dataset: str, commit: str, version: str | None, message: str) -> str:
@@ -97,6 +117,8 @@ def unassign(root: Path, dataset: str, version: str, stage: str, message: str) -
             version=version,
             stage=stage,
             message=message or f"Withdraw {stage} from {dataset}@{version}",
+            # What was decided on a version stands even where its stage has gone to another.
+            force=True,
             author=who.name,
             author_email=who.email,
         )
@@ -125,10 +147,9 @@ def publish(root: Path, dataset: str, remote: str | None, create: Callable[[], s
     )
 
 
-def _order(event: Event) -> tuple[datetime, int]:
-    """Order by time; within a second (git's resolution) by GTO's counter, versions first."""
+def _counter(event: Event) -> int:
     counter = re.search(r"#(\d+)$", event.tag)
-    return event.when, int(counter[1]) if counter else 0
+    return int(counter[1]) if counter else 0
 
 
 @contextmanager

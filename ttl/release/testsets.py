@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
-from ttl.intake.append import ROLLING, received
-from ttl.release.gate import Scores, TestName
+from ttl.intake.append import ROLLING, Taken, received
 from ttl.release.predict import LoadedModel, load_model
+from ttl.release.scores import Scores, TestName
 
 BATCH = 256
 
@@ -54,14 +54,14 @@ def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None)
     return found
 
 
-def rolling_since(dataset: PackedDataset, drop: str) -> NDArray[np.bool_]:
+def rolling_since(dataset: PackedDataset, drop: Taken) -> NDArray[np.bool_]:
     """Return which images of the rolling test set came from a drop's site with it, or after it: [n]."""
-    site, came = drop.partition("/")[0], received(dataset.root)
-    first = came.filter(pl.col("drop") == drop)["received_at"].min()
+    came = received(dataset.root)
     rows = dataset.samples[dataset.indices(ROLLING)].join(
         came, on="sample_id", how="left", maintain_order="left"
     )
-    since = (pl.col("site") == site) & (pl.col("received_at") >= pl.lit(first, came.schema["received_at"]))
+    moment = pl.lit(drop.received_at, came.schema["received_at"])
+    since = (pl.col("site") == drop.site) & (pl.col("received_at") >= moment)
     return rows.select(since.fill_null(value=False)).to_series().to_numpy()
 
 

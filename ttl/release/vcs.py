@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttl.errors import ReleaseError
+from ttl.errors import ReleaseError, ServiceError
 
 POINTERS = ("dvc.lock", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore")
 """What a release commits from the working tree: the parameters, and the pointers to data and models."""
@@ -158,20 +158,28 @@ def commit_tree(repo: Path, tree: str, message: str, identity: Identity) -> str:
 
 
 def fetch_tags(repo: Path, remote: str, dataset: str) -> None:
-    """Bring the remote's release tags of a dataset here."""
+    """Bring the remote's release tags of a dataset here.
+
+    Raises `ServiceError` where the remote does not answer, `ReleaseError` for a tag that it has otherwise.
+    """
     specs = [f"refs/tags/{dataset}{mark}*:refs/tags/{dataset}{mark}*" for mark in "@#"]
-    git(repo, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, *specs)
+    command = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", remote, *specs)
+    done = attempt_git(repo, *command)
+    if "would clobber" in done.stderr:
+        raise ReleaseError(f"a release tag differs here and in {remote}: {last_words(done.stderr)}")
+    if done.returncode:
+        raise ServiceError(f"the tags of {remote} cannot be fetched: {last_words(done.stderr)}")
 
 
 def push_tag(repo: Path, remote: str, tag: str) -> bool:
-    """Push a tag; False if the remote has another of that name, `ReleaseError` for any other failure."""
+    """Push a tag; False if the remote has another of that name, `ServiceError` for any other failure."""
     done = attempt_git(repo, "push", "--quiet", remote, f"refs/tags/{tag}:refs/tags/{tag}")
     if done.returncode == 0:
         return True
     # The second message is of a push that lost a race inside the server.
     if any(reason in done.stderr for reason in ("already exists", "cannot lock ref", "reference already")):
         return False
-    raise ReleaseError(f"pushing tag {tag} to {remote} failed: {last_words(done.stderr)}")
+    raise ServiceError(f"pushing tag {tag} to {remote} failed: {last_words(done.stderr)}")
 
 
 def is_pushed(repo: Path, remote: str, tag: str) -> bool:
