@@ -1,9 +1,9 @@
 """Labels of images that may have several at once: present, absent, not known, and what is called uncertain.
 
-A **source** gives such an image a tuple, one value a class, and may say `UNCERTAIN` where a reader or a report
-was (CheXpert writes −1, BIMCV says so in words). What becomes of those is settled once, when the dataset is
-packed: training labels by the policy, and validation and test labels as not known, so that no figure rests on
-a truth that was made up. In a packed dataset a label is `PRESENT`, `ABSENT` or `NOT_KNOWN`.
+A **source** gives such an image a tuple, one value a class, and may say `UNCERTAIN` where a reader or a
+report was (CheXpert writes −1). What becomes of those is settled once, when the dataset is packed: training
+labels by the policy, and validation and test labels as not known, so that no figure rests on a truth that was
+made up. In a packed dataset a label is `PRESENT`, `ABSENT` or `NOT_KNOWN`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,9 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from ttl.errors import DataError
+
+Label = int | tuple[int, ...]
+"""The number of an image's class, or, where it may have several, a value a class."""
 
 PRESENT, ABSENT, NOT_KNOWN, UNCERTAIN = 1, 0, -1, -2
 

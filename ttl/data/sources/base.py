@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ttl.data.dataset import Task
 from ttl.data.images import Fit
-from ttl.data.labels import Policy
+from ttl.data.labels import Label, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Sample:
 
     sample_id: str
     pixels: NDArray[np.uint8]
-    label: int | tuple[int, ...]
+    label: Label
     patient_id: str | None = None
     site: str | None = None
     acquired_at: datetime.date | None = None
