@@ -42,7 +42,7 @@ class Contents:
 
     task: Task
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     licence: str
     source: str
     samples: Iterator[Sample]

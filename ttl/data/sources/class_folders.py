@@ -17,7 +17,8 @@ def list_images(path: Path, images: str, classes: tuple[str, ...] | None) -> lis
     by its name is an error, and so is a class without images.
     """
     kinds = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    rows, other = [], []
+    rows: list[Row] = []
+    other = []
     for name in _names(path, PurePosixPath(images)):
         parts = PurePosixPath(name).parts
         if parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
