@@ -11,6 +11,7 @@ from typing import get_args
 
 from ttl.data.fields import settle_types
 from ttl.data.images import Fit, read_image
+from ttl.data.labels import Policy
 from ttl.data.sources.base import Contents, Request, Sample, Source, task_of
 from ttl.data.sources.table import SHOWN, BadRowsError, Row, points_outside, read_table
 from ttl.errors import DataError, ParamsError
@@ -26,13 +27,16 @@ class FolderOptions:
 
     `table` and `images` are paths within the input: the CSV, and the folder that its `image` column starts
     from. `classes` lists the labels in their order, the positive one last; without it they are the sorted
-    labels found. `fit` brings images of another shape to the square. `licence` and `description` are for
-    the model card.
+    labels found. Where an image may have several labels, `labels` are their columns, instead of `label`: 1,
+    0, −1 (uncertain) or nothing (not known); `uncertain` says what becomes of the −1 in training. `fit`
+    brings images of another shape to the square. `licence` and `description` are for the model card.
     """
 
     table: str = "labels.csv"
     images: str = "."
     classes: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    uncertain: Policy = "ignore"
     fit: Fit = "pad"
     licence: str = "not stated"
     description: str | None = None
@@ -51,6 +55,16 @@ class FolderOptions:
                 raise ParamsError(f"options.classes has {len(self.classes)} entries; at least 2 are needed")
             if len(set(self.classes)) != len(self.classes):
                 raise ParamsError(f"options.classes names a class twice: {', '.join(self.classes)}")
+        if self.labels is not None:
+            if self.classes is not None:
+                raise ParamsError(
+                    "options has classes and labels; an image has one of the classes or any labels"
+                )
+            if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+                raise ParamsError(
+                    f"options.labels is {', '.join(self.labels) or 'empty'}; name at least two columns, each "
+                    "once"
+                )
 
 
 Read = Callable[[str], Path | bytes]
@@ -76,16 +90,16 @@ def open_folder(request: Request) -> Contents:
     else:
         raise DataError(f"the input {path} does not exist; give a folder or a zip file")
     table = f"{path}/{options.table}"
-    rows, repeated, columns = read_table(text, table)
+    rows, repeated, columns = read_table(text, table, options.labels or ())
     _check_place(path, rows, options.images, table)
-    classes = options.classes or tuple(sorted({row.label for row in rows if row.label}))
+    classes = options.labels or options.classes or tuple(sorted({row.label for row in rows if row.label}))
     if len(classes) < 2:
         raise DataError(
             f"{table}: its labels are {', '.join(classes) or 'empty'}; at least two classes are needed"
         )
     size, channels = request.size or DEFAULT_SIZE, request.channels or 1
     notes = []
-    if options.classes is None:
+    if options.classes is None and options.labels is None:
         notes.append(
             f"The classes are in alphabetical order, for options.classes gives none: {', '.join(classes)}"
             + (f"; the positive one is {classes[-1]}." if len(classes) == 2 else ".")
@@ -97,7 +111,7 @@ def open_folder(request: Request) -> Contents:
     elif unknown := sum(row.patient_id is None for row in rows):
         notes.append(f"{unknown} images have no patient and were split one by one.")
     return Contents(
-        task=task_of(classes),
+        task="multilabel" if options.labels else task_of(classes),
         classes=classes,
         shape=(channels, size, size),
         licence=options.licence,
@@ -106,6 +120,7 @@ def open_folder(request: Request) -> Contents:
         given_split="split" in columns,
         notes=tuple(notes),
         fit=options.fit,
+        uncertain=options.uncertain,
     )
 
 
@@ -142,7 +157,7 @@ def _samples(
             try:
                 if row.problem is not None:
                     raise DataError(row.problem)
-                if row.label not in numbers:
+                if not row.labels and row.label not in numbers:
                     raise DataError(
                         f"{row.image} has label {row.label!r}; the classes are: {', '.join(classes)}"
                     )
@@ -160,7 +175,7 @@ def _samples(
                 yield Sample(
                     sample_id=row.image,
                     pixels=pixels,
-                    label=numbers[row.label],
+                    label=row.labels or numbers[row.label],
                     patient_id=row.patient_id,
                     site=row.site,
                     acquired_at=row.acquired_at,

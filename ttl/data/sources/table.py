@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ttl.data.dataset import SPLITS
+from ttl.data.labels import read_label
 from ttl.errors import DataError
 
 REQUIRED = ("image", "label")
@@ -29,7 +30,10 @@ class BadRowsError(DataError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the table, its line in the file, and what is wrong with it, if anything is."""
+    """A row of the table, its line in the file, and what is wrong with it, if anything is.
+
+    `labels` are those of a table with a column a label, whose `label` is empty.
+    """
 
     line: int
     image: str
@@ -39,21 +43,24 @@ class Row:
     site: str | None
     acquired_at: datetime.date | None
     problem: str | None
+    labels: tuple[int, ...] = ()
 
 
-def read_table(text: str, table: str) -> tuple[list[Row], int, tuple[str, ...]]:
+def read_table(text: str, table: str, labels: Sequence[str] = ()) -> tuple[list[Row], int, tuple[str, ...]]:
     """Return a CSV's rows, how many were repetitions, which are left out, and the columns it has.
 
-    Raises `DataError` for a table without rows or without a needed column.
+    `labels` are the columns of the labels where an image has several; else it is `label` alone. Raises
+    `DataError` for a table without rows or without a needed column.
     """
+    required = ("image", *labels) if labels else REQUIRED
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        missing = [name for name in REQUIRED if name not in header]
+        missing = [name for name in required if name not in header]
         if missing:
             found = ", ".join(header) or "nothing"
             raise DataError(f"{table} has no column {' or '.join(missing)}; its columns are: {found}")
-        twice = sorted({name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1})
+        twice = sorted({name for name in (*required, *OPTIONAL) if header.count(name) > 1})
         if twice:
             raise DataError(f"{table} has the column {', '.join(twice)} more than once")
         rows: list[Row] = []
@@ -62,7 +69,7 @@ def read_table(text: str, table: str) -> tuple[list[Row], int, tuple[str, ...]]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            row = _row(reader.line_num, header, [cell.strip() for cell in cells], lines)
+            row = _row(reader.line_num, header, [cell.strip() for cell in cells], lines, labels)
             if row is None:
                 repeated += 1
             else:
@@ -75,12 +82,17 @@ def read_table(text: str, table: str) -> tuple[list[Row], int, tuple[str, ...]]:
 
 
 def _row(
-    line: int, header: list[str], cells: list[str], seen: dict[str, tuple[int, list[str]]]
+    line: int,
+    header: list[str],
+    cells: list[str],
+    seen: dict[str, tuple[int, list[str]]],
+    columns: Sequence[str],
 ) -> Row | None:
     """Return a row, or nothing for one that only repeats another."""
     values = dict(zip(header, cells, strict=False))
     image, label = values.get("image", ""), values.get("label", "")
     problem, day = None, None
+    labels: tuple[int, ...] = ()
     if len(cells) != len(header):
         problem = f"has {len(cells)} cells, the header has {len(header)}"
     elif not image:
@@ -93,7 +105,7 @@ def _row(
         problem = f"{image} is also on line {earlier}, with another {' and '.join(differing)}"
     elif points_outside(image):
         problem = f"{image} points outside the folder of images"
-    elif not label:
+    elif not label and not columns:
         problem = f"{image} has no label"
     elif "split" in values and values["split"] not in SPLITS:
         problem = f"{image} has split {values['split']!r}; it must be one of {', '.join(SPLITS)}"
@@ -103,15 +115,20 @@ def _row(
             day = _date(values.get("acquired_at", ""))
         except ValueError:
             problem = f"{image} has acquired_at {values['acquired_at']!r}; write it as 2024-01-31"
+        try:
+            labels = tuple(read_label(values[name]) for name in columns)
+        except DataError as error:
+            problem = f"{image}: {error}"
     return Row(
         line=line,
         image=image,
-        label=label,
+        label="" if columns else label,
         patient_id=values.get("patient_id") or None,
         split=values.get("split") or None,
         site=values.get("site") or None,
         acquired_at=day,
         problem=problem,
+        labels=labels,
     )
 
 
