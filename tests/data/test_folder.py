@@ -314,7 +314,7 @@ def load_cells(path, tmp_path, **options):
         source="folder",
         input=str(path),
         size=24,
-        options={"labels": "folders", "patient": r"C\d+", **options},
+        options={"classes_from": "folders", "patient": r"C\d+", **options},
     )
     return prepare("cells", spec, tmp_path / "packed")
 

@@ -24,6 +24,7 @@ Policy = Literal["ignore", "zeros", "ones"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 """U-Ignore, U-Zeros and U-Ones of Irvin et al., AAAI 2019."""
 
+_CELLS = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN, "": NOT_KNOWN}
 _BECOMES: dict[Policy, int] = {"ignore": NOT_KNOWN, "zeros": ABSENT, "ones": PRESENT}
 
 
@@ -40,6 +41,17 @@ def resolve_uncertain(values: ArrayLike, policy: Policy) -> NDArray[np.int8]:
             f"(absent), {NOT_KNOWN} (not known) and {UNCERTAIN} (uncertain)"
         )
     return np.where(found == UNCERTAIN, _BECOMES[policy], found).astype(np.int8)
+
+
+def read_label(cell: str) -> int:
+    """Return the label that a table's cell says: 1, 0, −1 for uncertain, with or without `.0`, or nothing.
+
+    Nothing is not known. Raises `DataError` for anything else.
+    """
+    try:
+        return _CELLS[cell.strip().removesuffix(".0")]
+    except KeyError:
+        raise DataError(f"{cell!r} is no label; write 1, 0, -1 (uncertain), or nothing (not known)") from None
 
 
 def uncertain_notes(values: ArrayLike, classes: Sequence[str], policy: Policy) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ttl.data.fields import settle_types
 from ttl.data.images import Fit, read_image
+from ttl.data.labels import Policy
 from ttl.data.sources.archive import SHOWN, decode, open_zip, read_entry, reader
 from ttl.data.sources.base import Contents, Request, Sample, Source, task_of
 from ttl.data.sources.class_folders import list_images
@@ -22,19 +23,24 @@ DEFAULT_SIZE = 224
 class FolderOptions:
     """Where the labels and the images are, and what they mean.
 
-    `labels` says who has the labels: `table`, a CSV, or `folders`, a folder for each class, which holds its
-    images. `table` and `images` are paths within the input: the CSV, and the folder that its `image` column,
-    or the classes' folders, start from. `patient` is a regular expression that finds the patient's name in
-    that of a file: the first group, or all of it, wherever in the name it matches. `classes` lists the labels
-    in their order, the positive one last; without it they are the sorted labels found. `fit` brings images of
-    another shape to the square. `licence` and `description` are for the model card.
+    `classes_from` says what has the labels: `table`, a CSV, or `folders`, a folder for each class, which
+    holds its images. `table` and `images` are paths within the input: the CSV, and the folder that its
+    `image` column, or the classes' folders, start from. `patient` is a regular expression that finds the
+    patient's name in that of a file: the first group, or all of it, wherever in the name it matches.
+
+    `classes` lists the labels in their order, the positive one last; without it they are the sorted labels
+    found. Where an image may have several labels, `labels` are their columns, instead of `label`: 1, 0, −1
+    (uncertain) or nothing (not known); `uncertain` says what becomes of the −1 in training. `fit` brings
+    images of another shape to the square. `licence` and `description` are for the model card.
     """
 
-    labels: Literal["table", "folders"] = "table"
+    classes_from: Literal["table", "folders"] = "table"
     table: str = "labels.csv"
     images: str = "."
     patient: str | None = None
     classes: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    uncertain: Policy = "ignore"
     fit: Fit = "pad"
     licence: str = "not stated"
     description: str | None = None
@@ -60,6 +66,18 @@ class FolderOptions:
                 raise ParamsError(f"options.classes has {len(self.classes)} entries; at least 2 are needed")
             if len(set(self.classes)) != len(self.classes):
                 raise ParamsError(f"options.classes names a class twice: {', '.join(self.classes)}")
+        if self.labels is not None:
+            self._check_labels(self.labels)
+
+    def _check_labels(self, labels: tuple[str, ...]) -> None:
+        if self.classes is not None:
+            raise ParamsError("options has classes and labels; an image has one of the classes or any labels")
+        if self.classes_from == "folders":
+            raise ParamsError("options has labels, which are columns of a table, and classes_from folders")
+        if len(labels) < 2 or len(set(labels)) != len(labels):
+            raise ParamsError(
+                f"options.labels is {', '.join(labels) or 'empty'}; name at least two columns, each once"
+            )
 
 
 def open_folder(request: Request) -> Contents:
@@ -76,16 +94,16 @@ def open_folder(request: Request) -> Contents:
     path = Path(request.input).expanduser()
     if not path.exists():
         raise DataError(f"the input {path} does not exist; give a folder or a zip file")
-    listed_in = str(path) if options.labels == "folders" else f"{path}/{options.table}"
+    listed_in = str(path) if options.classes_from == "folders" else f"{path}/{options.table}"
     rows, repeated, columns = _list(path, options, listed_in)
-    classes = options.classes or tuple(sorted({row.label for row in rows if row.label}))
+    classes = options.labels or options.classes or tuple(sorted({row.label for row in rows if row.label}))
     if len(classes) < 2:
         raise DataError(
             f"{listed_in}: its labels are {', '.join(classes) or 'empty'}; at least two classes are needed"
         )
     size, channels = request.size or DEFAULT_SIZE, request.channels or 1
     notes = []
-    if options.classes is None:
+    if options.classes is None and options.labels is None:
         notes.append(
             f"The classes are in alphabetical order, for options.classes gives none: {', '.join(classes)}"
             + (f"; the positive one is {classes[-1]}." if len(classes) == 2 else ".")
@@ -97,9 +115,9 @@ def open_folder(request: Request) -> Contents:
         notes.append("No patients are given: images of one patient may stand on two sides of the split.")
     elif unknown := sum(row.patient_id is None for row in rows):
         notes.append(f"{unknown} images have no patient and were split one by one.")
-    labelled = "in a folder for each class" if options.labels == "folders" else f"and {options.table}"
+    labelled = "in a folder for each class" if options.classes_from == "folders" else f"and {options.table}"
     return Contents(
-        task=task_of(classes),
+        task="multilabel" if options.labels else task_of(classes),
         classes=classes,
         shape=(channels, size, size),
         licence=options.licence,
@@ -108,15 +126,16 @@ def open_folder(request: Request) -> Contents:
         given_split="split" in columns,
         notes=tuple(notes),
         fit=options.fit,
+        uncertain=options.uncertain,
     )
 
 
 def _list(path: Path, options: FolderOptions, listed_in: str) -> tuple[list[Row], int, tuple[str, ...]]:
     """Return the rows of the table, or of the images in the classes' folders, as `read_table` does."""
-    if options.labels == "folders":
+    if options.classes_from == "folders":
         return list_images(path, options.images, options.classes), 0, ()
     text = _table_in_folder(path, options.table) if path.is_dir() else _table_in_zip(path, options.table)
-    rows, repeated, columns = read_table(text, listed_in)
+    rows, repeated, columns = read_table(text, listed_in, options.labels or ())
     if options.patient is not None and "patient_id" in columns:
         raise ParamsError(
             f"options.patient is {options.patient!r}, but {listed_in} has the column patient_id; "
@@ -157,7 +176,7 @@ def _samples(
 
     def entry(row: Row) -> Entry:
         problem, patient = row.problem, row.patient_id
-        if problem is None and row.label not in numbers:
+        if problem is None and not row.labels and row.label not in numbers:
             problem = f"{row.image} has label {row.label!r}; the classes are: {', '.join(classes)}"
         if problem is None and pattern is not None:
             found = pattern.search(PurePosixPath(row.image).name)
@@ -165,9 +184,9 @@ def _samples(
             if not patient:
                 problem = f"options.patient ({options.patient}) finds no patient in the name {row.image}"
         return Entry(
-            place=f"line {row.line}" if options.labels == "table" else row.label,
+            place=f"line {row.line}" if options.classes_from == "table" else row.label,
             sample_id=row.image,
-            label=numbers.get(row.label, -1),
+            label=row.labels or numbers.get(row.label, -1),
             load=lambda: read_image(
                 read(str(PurePosixPath(options.images, row.image))),
                 name=row.image,
@@ -183,7 +202,7 @@ def _samples(
         )
 
     with reader(path) as read:
-        noun = "row" if options.labels == "table" else "image"
+        noun = "row" if options.classes_from == "table" else "image"
         yield from read_entries(map(entry, rows), listed_in, noun=noun)
 
 

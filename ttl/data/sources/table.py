@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ttl.data.dataset import SPLITS
+from ttl.data.labels import read_label
 from ttl.errors import DataError
 
 REQUIRED = ("image", "label")
@@ -107,7 +108,10 @@ def repeated_notes(repeated: int, table: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the table, its line in the file, and what is wrong with it, if anything is."""
+    """A row of the table, its line in the file, and what is wrong with it, if anything is.
+
+    `labels` are those of a table with a column a label, whose `label` is empty.
+    """
 
     line: int
     image: str
@@ -117,24 +121,28 @@ class Row:
     site: str | None
     acquired_at: datetime.date | None
     problem: str | None
+    labels: tuple[int, ...] = ()
 
 
-def read_table(text: str, table: str) -> tuple[list[Row], int, tuple[str, ...]]:
+def read_table(text: str, table: str, labels: Sequence[str] = ()) -> tuple[list[Row], int, tuple[str, ...]]:
     """Return a CSV's rows, how many were repetitions, which are left out, and the columns it has.
 
-    Raises `DataError` for a table without rows or without a needed column.
+    `labels` are the columns of the labels where an image has several; else it is `label` alone. Raises
+    `DataError` for a table without rows or without a needed column.
     """
-    records = read_records(text, table, key="image", required=REQUIRED, once=OPTIONAL)
-    return [_row(record) for record in records.rows], records.repeated, records.columns
+    required = ("image", *labels) if labels else REQUIRED
+    records = read_records(text, table, key="image", required=required, once=OPTIONAL)
+    return [_row(record, labels) for record in records.rows], records.repeated, records.columns
 
 
-def _row(record: Record) -> Row:
+def _row(record: Record, columns: Sequence[str]) -> Row:
     values, problem, day = record.values, record.problem, None
     image, label = values.get("image", ""), values.get("label", "")
+    labels: tuple[int, ...] = ()
     if problem is None:
         if points_outside(image):
             problem = f"{image} points outside the folder of images"
-        elif not label:
+        elif not label and not columns:
             problem = f"{image} has no label"
         elif "split" in values and values["split"] not in SPLITS:
             problem = f"{image} has split {values['split']!r}; it must be one of {', '.join(SPLITS)}"
@@ -143,15 +151,20 @@ def _row(record: Record) -> Row:
             day = _date(values.get("acquired_at", ""))
         except ValueError:
             problem = f"{image} has acquired_at {values['acquired_at']!r}; write it as 2024-01-31"
+        try:
+            labels = tuple(read_label(values[name]) for name in columns)
+        except DataError as error:
+            problem = f"{image}: {error}"
     return Row(
         line=record.line,
         image=image,
-        label=label,
+        label="" if columns else label,
         patient_id=values.get("patient_id") or None,
         split=values.get("split") or None,
         site=values.get("site") or None,
         acquired_at=day,
         problem=problem,
+        labels=labels,
     )
 
 
