@@ -13,7 +13,7 @@ from typing import Literal
 
 from ttl.data.fields import settle_types
 from ttl.data.images import Fit, read_image
-from ttl.data.labels import ABSENT, NOT_KNOWN, PRESENT, UNCERTAIN, Policy
+from ttl.data.labels import ABSENT, NOT_KNOWN, Policy, read_label
 from ttl.data.sources.archive import input_folder, read_text
 from ttl.data.sources.base import Contents, Request, Sample, Source
 from ttl.data.sources.entries import Entry, read_entries
@@ -38,7 +38,6 @@ OBSERVATIONS = (
 )
 """The columns of labels, in the order of the published tables."""
 
-VALUES = {1.0: PRESENT, 0.0: ABSENT, -1.0: UNCERTAIN}
 VIEW = "Frontal/Lateral"
 PATIENT = re.compile(r"patient\d+")
 DEFAULT_SIZE = 224
@@ -83,8 +82,9 @@ def open_chexpert(request: Request) -> Contents:
     root = input_folder(request, "chexpert")
     tables = {name: _read(root, name, options) for name in ("train", "valid")}
     size, channels = request.size or DEFAULT_SIZE, request.channels or 1
+    read = len(tables["valid"].rows)
     notes = [
-        f"The published validation set ({_images(tables['valid'])}, read by three radiologists) is the test "
+        f"The published validation set ({read} images, read by three radiologists) is the test "
         f"split; {options.validation:.0%} of the patients of train.csv validate, drawn by their names. The "
         "labels of training and validation come from reports, by a labeller.",
         f"What a report does not mention (a blank) counts as {options.blank}.",
@@ -105,10 +105,6 @@ def open_chexpert(request: Request) -> Contents:
         fit=options.fit,
         uncertain=options.uncertain,
     )
-
-
-def _images(records: Records) -> str:
-    return f"{len(records.rows)} images"
 
 
 def _read(root: Path, name: str, options: ChexpertOptions) -> Records:
@@ -145,8 +141,8 @@ def _samples(
         if problem is None:
             try:
                 label = _labels(row.values, options)
-            except ValueError as error:
-                problem = f"{name} has {error}"
+            except DataError as error:
+                problem = f"{name}: {error}"
         if problem is None and points_outside(name):
             problem = f"{name} points outside the folder of images"
         patient = PATIENT.search(name)
@@ -175,15 +171,14 @@ def _samples(
 
 
 def _labels(values: dict[str, str], options: ChexpertOptions) -> tuple[int, ...]:
-    """Return a row's labels. Raises `ValueError` naming a cell that is none."""
+    """Return a row's labels. Raises `DataError` naming a cell that is none."""
     blank = ABSENT if options.blank == "absent" else NOT_KNOWN
     labels = []
     for name in options.labels:
-        text = values[name]
         try:
-            labels.append(VALUES[float(text)] if text else blank)
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{name} {text!r}; it must be 1.0, 0.0, -1.0 or blank") from error
+            labels.append(read_label(values[name]) if values[name] else blank)
+        except DataError as error:
+            raise DataError(f"{name} {error}") from error
     return tuple(labels)
 
 
