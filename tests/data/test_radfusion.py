@@ -112,6 +112,10 @@ def test_what_cannot_be_used_is_named(tmp_path):
     write_table(tmp_path / "Labels.csv", ["idx", "label"], [[1, 1]])
     with pytest.raises(DataError, match=r"Labels\.csv has no column split"):
         contents(tmp_path)
+    radfusion(tmp_path)
+    np.save(tmp_path / "5" / "0.npy", np.zeros((2, 4, 4), np.int16))
+    with pytest.raises(DataError, match=r"0/0\.npy and .*5/0\.npy are two arrays of one study"):
+        list(contents(tmp_path).samples)
     with pytest.raises(ParamsError, match="channels is 3; a CT volume has 1"):
         contents(tmp_path, channels=3)
     with pytest.raises(ParamsError, match=r"options\.width is 0"):

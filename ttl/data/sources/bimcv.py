@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ttl.data.fields import settle_types
 from ttl.data.images import Fit
@@ -37,7 +38,7 @@ class BimcvOptions:
     positive: str = "covid19_posi"
     negative: str = "covid19_neg"
     views: tuple[str, ...] = ("ap", "pa")
-    untagged: str = "error"
+    untagged: Literal["error", "leave out"] = "error"
     fit: Fit = "pad"
 
     def __post_init__(self) -> None:
@@ -50,8 +51,6 @@ class BimcvOptions:
                 )
         if not self.views:
             raise ParamsError("options.views is empty; name at least one, such as ap")
-        if self.untagged not in ("error", "leave out"):
-            raise ParamsError(f"options.untagged is {self.untagged!r}; it must be one of: error, leave out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from ttl.data.sources.archive import input_folder
 from ttl.data.sources.base import Contents, Request, Sample, Source
 from ttl.data.sources.entries import Entry, read_entries
 from ttl.data.sources.midog_annotations import Case, Figure, read_annotations
-from ttl.data.sources.regions import Cut, open_regions
+from ttl.data.sources.regions import Regions, open_regions
 from ttl.data.sources.table import BadRowsError, points_outside
 from ttl.errors import DataError, ParamsError
 
@@ -108,35 +108,35 @@ def _patches(images: Path, case: Case, shape: Shape) -> Iterator[Sample]:
     """Yield the patches of an image, which is opened once."""
     if points_outside(case.name):
         raise DataError(f"{case.name} points outside the folder of images")
-    with open_regions(images / case.name) as (extent, cut):
-        if extent != case.extent:
-            raise DataError(
-                f"{case.name} has {extent[0]}×{extent[1]} pixels; "
-                f"the annotations are of {case.extent[0]}×{case.extent[1]}"
-            )
-        if min(extent) < shape.side:
-            raise DataError(f"{case.name} is smaller than a patch of {shape.side} pixels")
-        stem = PurePosixPath(case.name).stem
-        entries = [
-            Entry(
-                place=f"annotation {figure.number}",
-                sample_id=f"{stem}-{figure.number}",
-                label=figure.label,
-                load=partial(_patch, cut, figure, extent, shape),
-                patient_id=stem,
-                site=case.domain,
-            )
-            for figure in case.figures
-        ]
-        yield from read_entries(entries, case.name, noun="annotation")
+    regions = open_regions(images / case.name)
+    if regions.extent != case.extent:
+        raise DataError(
+            f"{case.name} has {regions.extent[0]}×{regions.extent[1]} pixels; "
+            f"the annotations are of {case.extent[0]}×{case.extent[1]}"
+        )
+    if min(regions.extent) < shape.side:
+        raise DataError(f"{case.name} is smaller than a patch of {shape.side} pixels")
+    stem = PurePosixPath(case.name).stem
+    entries = [
+        Entry(
+            place=f"annotation {figure.number}",
+            sample_id=f"{stem}-{figure.number}",
+            label=figure.label,
+            load=partial(_patch, regions, figure, shape),
+            patient_id=stem,
+            site=case.domain,
+        )
+        for figure in case.figures
+    ]
+    yield from read_entries(entries, case.name, noun="annotation")
 
 
-def _patch(cut: Cut, figure: Figure, extent: tuple[int, int], shape: Shape) -> NDArray[np.uint8]:
+def _patch(regions: Regions, figure: Figure, shape: Shape) -> NDArray[np.uint8]:
     left, top = (
         min(max(round(centre - shape.side / 2), 0), whole - shape.side)
-        for centre, whole in zip((figure.x, figure.y), extent, strict=True)
+        for centre, whole in zip((figure.x, figure.y), regions.extent, strict=True)
     )
-    image = Image.fromarray(cut(left, top, shape.side))
+    image = Image.fromarray(regions.cut(left, top, shape.side))
     return fit_to(image if shape.channels == 3 else image.convert("L"), (shape.size, shape.size), "stretch")
 
 

@@ -89,7 +89,10 @@ def open_radfusion(request: Request) -> Contents:
 def _samples(
     root: Path, table: Path, records: Records, options: RadfusionOptions, size: int
 ) -> Iterator[Sample]:
-    files = {path.stem: path for path in sorted(root.glob("[0-9]*/*.npy"))}
+    files: dict[str, Path] = {}
+    for path in sorted(root.glob("[0-9]*/*.npy")):
+        if files.setdefault(path.stem, path) is not path:
+            raise DataError(f"{files[path.stem]} and {path} are two arrays of one study; remove one of them")
 
     def entry(row: Record) -> Entry:
         name, problem = row.values.get("idx", ""), row.problem

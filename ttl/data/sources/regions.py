@@ -1,27 +1,40 @@
 """Cutting patches out of large images, without reading the whole where its file allows that."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin
 
 from ttl.data.images import DAMAGED, MAX_PIXELS
 from ttl.errors import DataError
 
-Cut = Callable[[int, int, int], NDArray[np.uint8]]
-"""Gives the square at left, top, of that side, uint8 [side, side, 3]."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regions:
+    """An opened image: its pixels, uint8 [height, width, 3], and whether they are mapped, not in memory."""
+
+    pixels: NDArray[np.uint8]
+    mapped: bool
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The width and the height."""
+        height, width, _ = self.pixels.shape
+        return width, height
+
+    def cut(self, left: int, top: int, side: int) -> NDArray[np.uint8]:
+        """Return a square, uint8 [side, side, 3]."""
+        return np.array(self.pixels[top : top + side, left : left + side])
 
 
-@contextlib.contextmanager
-def open_regions(path: Path) -> Iterator[tuple[tuple[int, int], Cut]]:
-    """Give an image's width and height, and what cuts squares out of it.
+def open_regions(path: Path) -> Regions:
+    """Open an image to cut squares out of it.
 
     An uncompressed TIFF whose rows lie one after the other is mapped: only the pages of a patch are read. Any
-    other image is decoded once, whole, at 3 to 4 bytes a pixel. Raises `DataError` for a file that is missing
-    or damaged, or has more pixels than are accepted.
+    other image is decoded, whole, at 7 bytes a pixel while that lasts, 3 from then on. Raises `DataError` for
+    a file that is missing or damaged, or has more pixels than are accepted.
     """
     try:
         with Image.open(path) as image:
@@ -31,26 +44,12 @@ def open_regions(path: Path) -> Iterator[tuple[tuple[int, int], Cut]]:
                     "accepted"
                 )
             mapped = _mapped(image, path)
-            decoded: list[NDArray[np.uint8]] = []
-
-            def cut(left: int, top: int, side: int) -> NDArray[np.uint8]:
-                if mapped is None and not decoded:
-                    decoded.append(_decode(image, path))
-                pixels = decoded[0] if mapped is None else mapped
-                return np.array(pixels[top : top + side, left : left + side])
-
-            yield image.size, cut
+            pixels = np.asarray(image.convert("RGB")) if mapped is None else mapped
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: the image is missing") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{path.name}: the image cannot be read: {error}") from error
-
-
-def _decode(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(image.convert("RGB"))
-    except DAMAGED as error:
-        raise DataError(f"{path.name}: the image cannot be read: {error}") from error
+    return Regions(pixels=pixels, mapped=mapped is not None)
 
 
 def _mapped(image: Image.Image, path: Path) -> NDArray[np.uint8] | None:
