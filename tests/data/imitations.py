@@ -102,7 +102,7 @@ def midog(root, *, cases=12, width=160, height=120, ending="tiff", **saving):
         name = f"{case:03d}.{ending}"
         Image.fromarray(noise(case, height, width)).save(root / name, **saving)
         images.append({"license": 1, "file_name": name, "id": case, "width": width, "height": height})
-        for left, top in ((-20, 10), (55.5, 30), (105, 65)) if case <= cases else ():
+        for left, top in ((-20, 10), (55.5, 30), (125, 85)) if case <= cases else ():
             box = [left, top, left + 50, top + 50]
             number = len(annotations) + 1
             annotations.append(

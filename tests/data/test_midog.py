@@ -42,7 +42,7 @@ def test_patches_are_of_their_cases_and_around_their_boxes(tmp_path):
     pixels = data.read(np.arange(3))
     assert np.array_equal(pixels[0], case[:, 19:51, 0:32])  # its centre is (5, 35): moved inside
     assert np.array_equal(pixels[1], case[:, 39:71, 64:96])  # (80.5, 55); half a pixel is rounded to even
-    assert np.array_equal(pixels[2], case[:, 74:106, 114:146])
+    assert np.array_equal(pixels[2], case[:, 88:120, 128:160])  # (150, 110): moved inside
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_patches_are_brought_to_the_size_wanted(tmp_path):
     midog(tmp_path / "m")
     data = load(tmp_path / "m", tmp_path, size=16)
     assert data.info.shape == (3, 16, 16)
-    whole = Image.fromarray(noise(1, 120, 160)[74:106, 114:146]).resize((16, 16), Image.Resampling.BICUBIC)
+    whole = Image.fromarray(noise(1, 120, 160)[88:120, 128:160]).resize((16, 16), Image.Resampling.BICUBIC)
     assert np.array_equal(data.read(np.array([2]))[0], np.asarray(whole).transpose(2, 0, 1))
 
 
