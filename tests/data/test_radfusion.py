@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from tests.data.imitations import radfusion, write_table
+from ttl.data.prepare import prepare
 from ttl.data.sources import SOURCES, Request
 from ttl.data.sources.radfusion import RadfusionOptions
 from ttl.data.sources.resample import shares
 from ttl.data.sources.table import BadRowsError
+from ttl.data.spec import DatasetSpec
 from ttl.errors import DataError, ParamsError
 
 HEADER = ["", "idx", "label", "pe_type", "split"]
@@ -120,3 +122,14 @@ def test_what_cannot_be_used_is_named(tmp_path):
         contents(tmp_path, channels=3)
     with pytest.raises(ParamsError, match=r"options\.width is 0"):
         contents(tmp_path, width=0)
+
+
+def test_a_packed_study_is_its_volume(tmp_path):
+    rows = radfusion(tmp_path / "pe")
+    spec = DatasetSpec(source="radfusion", input=str(tmp_path / "pe"), size=10, options={"depth": 4})
+    data = prepare("pe", spec, tmp_path / "packed")
+    assert data.info.shape == (1, 4, 10, 10)
+    assert data.info.counts["test"] == {"no embolism": 3, "embolism": 3}
+    assert data.samples["split"].to_list() == [row[4] for row in rows]
+    samples = list(contents(tmp_path / "pe").samples)
+    assert np.array_equal(data.read(np.array([7]))[0], samples[7].pixels)
