@@ -289,3 +289,89 @@ def test_what_is_no_zip_is_named(tmp_path):
 def test_an_input_must_be_given(tmp_path):
     with pytest.raises(ParamsError, match="input is not set"):
         prepare("mine", DatasetSpec(source="folder"), tmp_path / "p")
+
+
+CELLS = {f"ill/C{n}P{n}thin_{n}.png": n for n in range(12)} | {
+    f"well/C{n}thin_{n}.png": n for n in range(12, 24)
+}
+
+
+@pytest.fixture
+def cells(tmp_path):
+    folder = tmp_path / "cells"
+    for name, number in CELLS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(number))
+        # A second image of the patient, whose name begins in another way.
+        (folder / name).with_name(f"Copy{(folder / name).name}").write_bytes(png(100 + number))
+    (folder / "ill" / ".DS_Store").write_bytes(b"")
+    (folder / "notes.txt").write_text("not in a class's folder")
+    return folder
+
+
+def load_cells(path, tmp_path, **options):
+    spec = DatasetSpec(
+        source="folder",
+        input=str(path),
+        size=24,
+        options={"classes_from": "folders", "patient": r"C\d+", **options},
+    )
+    return prepare("cells", spec, tmp_path / "packed")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_class_folders_give_the_labels_and_names_the_patients(cells, tmp_path, archived):
+    path = zipped(cells, tmp_path / "cells.zip") if archived else cells
+    data = load_cells(path, tmp_path)
+    assert data.info.classes == ("ill", "well")
+    assert len(data.samples) == 48
+    [row] = data.samples.filter(sample_id="well/CopyC12thin_12.png").to_dicts()
+    assert (row["patient_id"], row["label"]) == ("C12", 1)
+    for _, images in data.samples.group_by("patient_id"):
+        assert len(images) == 2
+        assert images["split"].n_unique() == 1
+    assert r"Patients are what C\d+ finds in the names of the files." in data.info.notes
+
+
+def test_the_first_group_of_the_pattern_is_the_patient(cells, tmp_path):
+    data = load_cells(cells, tmp_path, patient=r"C(\d+)(P\d+)?thin")
+    assert set(data.samples["patient_id"]) == {str(n) for n in range(24)}
+
+
+def test_class_folders_without_a_pattern_have_no_patients(cells, tmp_path):
+    data = load_cells(cells, tmp_path, patient=None, classes=["well", "ill"])
+    assert data.info.classes == ("well", "ill")
+    assert any("No patients are given" in note for note in data.info.notes)
+
+
+def test_a_name_in_which_the_pattern_finds_no_patient_is_an_error(cells, tmp_path):
+    with pytest.raises(BadRowsError, match=r"12 images cannot be used:\n  ill: options\.patient .* ill/C0P0"):
+        load_cells(cells, tmp_path, patient=r"^C\d+thin|^Copy")
+
+
+def test_another_file_in_a_class_folder_is_named(cells, tmp_path):
+    (cells / "well" / "readme.txt").write_text("?")
+    with pytest.raises(DataError, match=r"1 files in the classes' folders are no images: well/readme\.txt"):
+        load_cells(cells, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"classes": ["ill", "dead"]}, r"no images are in \./dead; the folders with images are: ill"),
+        ({"images": "films"}, "has no folder films; set options.images"),
+        ({"images": "ill"}, "its labels are empty; at least two classes"),
+    ],
+)
+def test_class_folders_that_are_not_there_are_named(cells, tmp_path, options, said):
+    with pytest.raises(DataError, match=said):
+        load_cells(cells, tmp_path, **options)
+
+
+def test_patients_are_said_in_one_way(source, tmp_path):
+    rows = [f"i{n}.png,{'ill' if n % 2 else 'healthy'},p{n}" for n in range(COUNT)]
+    (source / "labels.csv").write_text(table(rows, "image,label,patient_id"))
+    with pytest.raises(ParamsError, match="has the column patient_id; leave one of them out"):
+        load(source, tmp_path, patient="i(.*)")
+    with pytest.raises(ParamsError, match="is no regular expression"):
+        load(source, tmp_path, patient="(")

@@ -1,11 +1,14 @@
 """The published datasets themselves."""
 
+import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ttl.data.prepare import prepare
+from ttl.data.sources.class_folders import list_images
 from ttl.data.spec import DatasetSpec
 from ttl.errors import DataError
 
@@ -55,3 +58,22 @@ def test_cxr_pneumonia_keeps_its_copies_together(real_data, tmp_path, archived):
     totals = np.sum([list(counts.values()) for counts in data.info.counts.values()], axis=0)
     assert totals.tolist() == [234, 390]
     assert all(copies["split"].n_unique() == 1 for _, copies in data.samples.group_by("sha256"))
+
+
+def test_the_documented_pattern_finds_the_patient_of_every_malaria_cell(real_data):
+    archive = real_data / "nih-malaria.zip"
+    if not archive.is_file():
+        pytest.skip(f"no {archive}")
+    entry = (
+        (Path(__file__).parents[2] / "docs" / "datasets.md")
+        .read_text(encoding="utf-8")
+        .split("nih-malaria:")[1]
+    )
+    pattern = re.search(r"patient: (.*)", entry)[1]
+    cells = list_images(archive, ".", ("Uninfected", "Parasitized"))
+    found = [re.search(pattern, cell.image.split("/")[1]) for cell in cells]
+    assert len(cells) == 27_558
+    assert all(found)
+    assert len({patient[0] for patient in found}) == 200
+    # The pattern that suggests itself misses almost a quarter of them.
+    assert sum(re.match(r"C\d+P\d+", cell.image.split("/")[1]) is None for cell in cells) == 6_429

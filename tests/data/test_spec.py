@@ -57,7 +57,9 @@ def test_every_source_has_complete_defaults(source):
         ({"source": "phantom", "options": {"label_noise": 0.5}}, ["options.label_noise", "0.5"]),
         ({"source": "phantom", "options": {"strength": -1.0}}, ["options.strength", "-1"]),
         ({"source": "medmnist", "options": {"flag": "x"}}, ["options.flag", "'x'", "pneumoniamnist"]),
-        ({"source": "medmnist", "options": {"flag": "chestmnist"}}, ["chestmnist", "several labels"]),
+        ({"source": "phantom", "options": {"labels": 1}}, ["options.labels", "1", "from 2 to 6"]),
+        ({"source": "phantom", "options": {"unsure": 0.1}}, ["options.unsure", "0.1", "options.labels"]),
+        ({"source": "folder", "options": {"labels": ["a"]}}, ["options.labels", "a", "at least two"]),
         ({"source": "medmnist", "options": {"flag": "nodulemnist3d"}}, ["nodulemnist3d", "3D"]),
         (
             {"source": "medmnist", "options": {"accept_checksum": "abc"}},

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.data.images import Fit
+from ttl.data.labels import to_array
 from ttl.errors import DataError
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -38,11 +39,19 @@ SCHEMA = pl.Schema(
 """Columns of `samples.parquet`. `sha256` is of a sample's pixels; `row` counts within its shard."""
 
 
+def schema_of(task: Task, classes: int) -> pl.Schema:
+    """Return the columns of a task: the labels of `multilabel` are as many as there are classes."""
+    if task != "multilabel":
+        return SCHEMA
+    return pl.Schema({**SCHEMA, "label": pl.Array(pl.Int8, classes)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetInfo:
     """What `dataset.json` says.
 
-    `shape` is (channels, height, width) of each sample. `counts` gives samples by split and class. `notes`
+    `shape` is (channels, height, width) of each sample. `counts` gives samples by split and class; where
+    images have several labels, `images` gives those by split, and no class need be present in one. `notes`
     are sentences for people: leaks of a published split, what was assumed. `fit` is how images of another
     shape were brought to this one.
     """
@@ -57,6 +66,12 @@ class DatasetInfo:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     fit: Fit = "pad"
+    images: dict[str, int] | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The images in each split."""
+        return self.images or {split: sum(counts.values()) for split, counts in self.counts.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values."""
@@ -92,8 +107,9 @@ class PackedDataset:
             raise DataError(
                 f"{root} is not a usable dataset: {error}; `ttl data prepare` makes it anew"
             ) from error
-        if samples.schema != SCHEMA:
-            raise DataError(f"{root / SAMPLES} has columns {samples.schema}, not {SCHEMA}; prepare it anew")
+        schema = schema_of(info.task, len(info.classes))
+        if samples.schema != schema:
+            raise DataError(f"{root / SAMPLES} has columns {samples.schema}, not {schema}; prepare it anew")
         dataset = cls(root, info, samples)
         for number in samples["shard"].unique():
             dataset._shard(number)
@@ -120,6 +136,11 @@ class PackedDataset:
         for row in self.samples.select(columns).sort("sample_id").iter_rows():
             digest.update(json.dumps(row, default=str).encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The samples' labels: numbers of classes [n], or [n, classes] as `ttl.data.labels` has them."""
+        return to_array(self.samples["label"])
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Return the row numbers of a split's samples, by their ids: what is trained follows the content."""

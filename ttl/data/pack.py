@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.data import splits
-from ttl.data.dataset import INFO, SAMPLES, SCHEMA, SPLITS, DatasetInfo, PackedDataset, pixel_hash, shard_name
+from ttl.data.dataset import (
+    INFO,
+    SAMPLES,
+    SPLITS,
+    DatasetInfo,
+    PackedDataset,
+    pixel_hash,
+    schema_of,
+    shard_name,
+)
+from ttl.data.labels import Label, Policy, resolve_uncertain, uncertain_notes
 from ttl.data.sources.base import Contents, Sample
 from ttl.errors import DataError
 
@@ -39,7 +50,11 @@ def pack(
     """
     with replacing(out) as aside:
         rows = _write_shards(contents, aside, shard_bytes)
-        labels, patients = [r["label"] for r in rows], [r["patient_id"] for r in rows]
+        several = contents.task == "multilabel"
+        given_labels = [r["label"] for r in rows]
+        # Before the policy: it is for training labels, and these are of any side.
+        labels = _resolved(given_labels, "ignore") if several else given_labels
+        patients = [r["patient_id"] for r in rows]
         hashes, given = [r["sha256"] for r in rows], [r["split"] for r in rows]
         if contents.given_split:
             split = splits.keep(labels, patients, hashes, given, classes=contents.classes)
@@ -47,14 +62,26 @@ def pack(
             split = splits.divide(
                 labels, patients, hashes, classes=contents.classes, fractions=fractions, seed=seed
             )
-        for row, side in zip(rows, split.names, strict=True):
-            row["split"] = side
+        notes = list(split.notes)
+        if several:
+            notes = [*uncertain_notes(given_labels, contents.classes, contents.uncertain), *notes]
+            chosen = _resolved(given_labels, contents.uncertain)
+            labels = [
+                one if side == "train" else known
+                for one, known, side in zip(chosen, labels, split.names, strict=True)
+            ]
+        for row, side, label in zip(rows, split.names, labels, strict=True):
+            row["split"], row["label"] = side, label
             # Where patients are not known, a patient is an image and its exact copies.
             row["patient_id"] = row["patient_id"] or f"image-{row['sha256'][:16]}"
-        pl.DataFrame(rows, schema=SCHEMA).write_parquet(aside / SAMPLES)
+        schema = schema_of(contents.task, len(contents.classes))
+        pl.DataFrame(rows, schema=schema).write_parquet(aside / SAMPLES)
         info = _describe(
-            name, contents, splits.count(labels, split.names, classes=contents.classes), split.notes
+            name, contents, splits.count(labels, split.names, classes=contents.classes), tuple(notes)
         )
+        if several:
+            sizes = Counter(split.names)
+            info = dataclasses.replace(info, images={side: sizes[side] for side in SPLITS})
         text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
         (aside / INFO).write_text(text + "\n", encoding="utf-8")
     return PackedDataset.open(out)
@@ -63,7 +90,8 @@ def pack(
 def _describe(
     name: str, contents: Contents, counts: dict[str, dict[str, int]], notes: tuple[str, ...]
 ) -> DatasetInfo:
-    shared = {field.name for field in dataclasses.fields(DatasetInfo)} - {"name", "counts", "notes"}
+    own = {"name", "counts", "images", "notes"}
+    shared = {field.name for field in dataclasses.fields(DatasetInfo)} - own
     return DatasetInfo(
         name=name,
         counts=counts,
@@ -115,7 +143,19 @@ def _check(sample: Sample, contents: Contents) -> None:
             f"{sample.sample_id} is {pixels.dtype} {pixels.shape}; "
             f"the dataset's images are uint8 {contents.shape}"
         )
-    if not 0 <= sample.label < len(contents.classes):
+    if isinstance(sample.label, tuple) != (contents.task == "multilabel"):
+        raise DataError(f"{sample.sample_id} has label {sample.label}; the task is {contents.task}")
+    if isinstance(sample.label, tuple):
+        if len(sample.label) != len(contents.classes):
+            raise DataError(
+                f"{sample.sample_id} has {len(sample.label)} labels; there are {len(contents.classes)} "
+                f"classes ({', '.join(contents.classes)})"
+            )
+        try:
+            resolve_uncertain(sample.label, contents.uncertain)
+        except DataError as error:
+            raise DataError(f"{sample.sample_id}: {error}") from error
+    elif not 0 <= sample.label < len(contents.classes):
         raise DataError(
             f"{sample.sample_id} has label {sample.label}; the {len(contents.classes)} classes "
             f"({', '.join(contents.classes)}) are numbered from 0"
@@ -124,6 +164,10 @@ def _check(sample: Sample, contents: Contents) -> None:
         raise DataError(
             f"{sample.sample_id} has split {sample.split!r}; it must be one of {', '.join(SPLITS)}"
         )
+
+
+def _resolved(labels: list[Any], policy: Policy) -> list[Label]:
+    return [tuple(row) for row in resolve_uncertain(labels, policy).tolist()]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ttl.data.dataset import SPLITS
+from ttl.data.labels import Label
+from ttl.data.stratify import check_labels, complete, count_labels, stratify
 from ttl.errors import DataError
 
 Integers = NDArray[np.int64]
@@ -27,7 +29,7 @@ class Split:
 
 
 def divide(
-    labels: Sequence[int],
+    labels: Sequence[Label],
     patients: Sequence[str | None],
     hashes: Sequence[str],
     *,
@@ -37,18 +39,22 @@ def divide(
 ) -> Split:
     """Divide samples so that no patient and no identical image stands on two sides, stratified by label.
 
-    Raises `DataError` where a split would lack a class.
+    Raises `DataError` where a split would lack a class, or where several labels could not be learnt.
     """
     groups = group(patients, hashes)
     numbers = np.asarray(labels, dtype=np.int64)
-    sides = assign(numbers, groups, classes=len(classes), fractions=list(fractions.values()), seed=seed)
+    shares = list(fractions.values())
+    if numbers.ndim == 2:
+        sides = stratify(numbers, groups, fractions=shares, seed=seed)
+    else:
+        sides = assign(numbers, groups, classes=len(classes), fractions=shares, seed=seed)
     names = tuple(list(fractions)[side] for side in sides)
-    check_classes(labels, names, classes=classes)
-    return Split(names=names, notes=tuple(duplicate_notes(labels, hashes)))
+    notes = check_classes(labels, names, classes=classes)
+    return Split(names=names, notes=(*notes, *duplicate_notes(labels, hashes)))
 
 
 def keep(
-    labels: Sequence[int],
+    labels: Sequence[Label],
     patients: Sequence[str | None],
     hashes: Sequence[str],
     given: Sequence[str],
@@ -60,8 +66,8 @@ def keep(
     Raises `DataError` where a patient stands on two sides, or a split is empty or lacks a class.
     """
     check_patients(patients, given)
-    check_classes(labels, given, classes=classes)
-    notes = [*leak_notes(hashes, given), *duplicate_notes(labels, hashes)]
+    scored = check_classes(labels, given, classes=classes)
+    notes = [*scored, *leak_notes(hashes, given), *duplicate_notes(labels, hashes)]
     return Split(names=tuple(given), notes=tuple(notes))
 
 
@@ -109,24 +115,8 @@ def assign(
         side = int(growth.argmin())
         side_of[index] = side
         have[side, present] += more
-    _complete(counts, side_of, order, sides=len(fractions))
+    complete(counts, side_of, order, sides=len(fractions))
     return side_of[groups]
-
-
-def _complete(counts: Integers, side_of: Integers, order: Integers, *, sides: int) -> None:
-    """Move groups, in place, to sides that lack a class; the smallest that its own side can spare."""
-    has = counts > 0
-    held = np.stack([has[side_of == side].sum(axis=0) for side in range(sides)])
-    smallest_first = order[::-1]
-    for side, label in np.argwhere(held == 0):
-        if held[side, label]:
-            continue
-        for index in smallest_first[has[smallest_first, label]]:
-            if (held[side_of[index], has[index]] > 1).all():
-                held[side_of[index]] -= has[index]
-                held[side] += has[index]
-                side_of[index] = side
-                break
 
 
 def _codes(values: Sequence[Hashable]) -> Integers:
@@ -135,8 +125,10 @@ def _codes(values: Sequence[Hashable]) -> Integers:
     return np.asarray([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def check_classes(labels: Sequence[int], names: Sequence[str], *, classes: Sequence[str]) -> None:
-    """Raise `DataError` where a split is empty or lacks a class."""
+def check_classes(labels: Sequence[Label], names: Sequence[str], *, classes: Sequence[str]) -> list[str]:
+    """Raise `DataError` where a split is empty or lacks a class; for several labels see `check_labels`."""
+    if _several(labels):
+        return check_labels(np.asarray(labels, dtype=np.int64), names, classes=classes)
     counts = count(labels, names, classes=classes)
     lacking = []
     for split in SPLITS:
@@ -152,6 +144,7 @@ def check_classes(labels: Sequence[int], names: Sequence[str], *, classes: Seque
             f"{'; '.join(lacking)} (samples in all: {totals}). Every split needs every class: add samples or "
             "patients, drop the class, give other fractions, or correct the given split"
         )
+    return []
 
 
 def check_patients(patients: Sequence[str | None], names: Sequence[str]) -> None:
@@ -191,7 +184,7 @@ def leak_notes(hashes: Sequence[str], names: Sequence[str]) -> list[str]:
     return notes
 
 
-def duplicate_notes(labels: Sequence[int], hashes: Sequence[str]) -> list[str]:
+def duplicate_notes(labels: Sequence[Label], hashes: Sequence[str]) -> list[str]:
     """Return sentences on identical images, and on those among them with different labels."""
     distinct = len(set(hashes))
     notes = []
@@ -204,13 +197,20 @@ def duplicate_notes(labels: Sequence[int], hashes: Sequence[str]) -> list[str]:
 
 
 def count(
-    labels: Sequence[int], names: Sequence[str], *, classes: Sequence[str]
+    labels: Sequence[Label], names: Sequence[str], *, classes: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """Return the samples of each split and class."""
+    """Return the samples of each split and class; a sample with several labels counts in each of them."""
+    if _several(labels):
+        return count_labels(np.asarray(labels, dtype=np.int64), names, classes=classes)
     table = {split: dict.fromkeys(classes, 0) for split in SPLITS}
     for label, name in zip(labels, names, strict=True):
+        assert isinstance(label, int)
         table[name][classes[label]] += 1
     return table
+
+
+def _several(labels: Sequence[Label]) -> bool:
+    return len(labels) > 0 and isinstance(labels[0], tuple)
 
 
 def _ordered(splits: Sequence[str]) -> list[str]:

@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 
 from ttl.data.dataset import Task
 from ttl.data.images import Fit
+from ttl.data.labels import Label, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One image, uint8 [channels, height, width], and what is known of it.
 
-    `label` is the number of its class. `patient_id` is `None` where patients are not known; `split` is `None`
+    `label` is the number of its class; for task `multilabel` it is a tuple, one value a class, of those that
+    `ttl.data.labels` names. `patient_id` is `None` where patients are not known; `split` is `None`
     where the source has no split of its own.
     """
 
     sample_id: str
     pixels: NDArray[np.uint8]
-    label: int
+    label: Label
     patient_id: str | None = None
     site: str | None = None
     acquired_at: datetime.date | None = None
@@ -35,12 +37,12 @@ class Contents:
     """A source that has been opened: what it holds, and its samples one at a time.
 
     `samples` is read once, in an order that depends on the source's content alone. `given_split` says that
-    each sample carries a split, which is kept.
+    each sample carries a split, which is kept. `uncertain` is what becomes of uncertain labels.
     """
 
     task: Task
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     licence: str
     source: str
     samples: Iterator[Sample]
@@ -48,6 +50,7 @@ class Contents:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     fit: Fit = "pad"
+    uncertain: Policy = "ignore"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,8 +58,6 @@ def published(flag: str) -> Published:
     """Return what is known of the dataset `flag`. Raises `ParamsError` where it cannot be used."""
     if flag in VOLUMES:
         raise ParamsError(f"options.flag: {flag} holds 3D volumes; only the 2D sets are read so far")
-    if flag in MULTILABEL:
-        raise ParamsError(f"options.flag: {flag} has several labels an image; only one is supported so far")
     if flag not in CATALOGUE:
         raise ParamsError(
             f"options.flag: MedMNIST has no dataset {flag!r}; it has: {', '.join(CATALOGUE)}. "
@@ -99,21 +97,22 @@ def open_medmnist(request: Request) -> Contents:
     if options.accept_checksum is not None:
         notes.append(f"The file was accepted by its checksum {options.accept_checksum}.")
     return Contents(
-        task=task_of(about.classes),
+        task="multilabel" if flag in MULTILABEL else task_of(about.classes),
         classes=about.classes,
         shape=(about.channels, size, size),
         licence=about.licence,
         source=f"{about.title} of MedMNIST+ (Yang et al., Scientific Data 2023), {RECORD}/{name}",
-        samples=read_samples(path, classes=len(about.classes)),
+        samples=read_samples(path, classes=len(about.classes), several=flag in MULTILABEL),
         given_split=True,
         notes=tuple(notes),
     )
 
 
-def read_samples(path: Path, *, classes: int) -> Iterator[Sample]:
+def read_samples(path: Path, *, classes: int, several: bool = False) -> Iterator[Sample]:
     """Yield the samples of an .npz file, train, val, test, one image in memory at a time, without pickle.
 
-    Raises `DataError` naming the file and the array that cannot be used.
+    `several` says that images have a label a class, 0 or 1. Raises `DataError` naming the file and the
+    array that cannot be used.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -124,26 +123,29 @@ def read_samples(path: Path, *, classes: int) -> Iterator[Sample]:
                         found = ", ".join(sorted(names)) or "nothing"
                         raise DataError(f"{path} has no array {split}_{kind}; it has: {found}")
             for split in SPLITS:
-                yield from _read_split(path, archive, split, classes)
+                yield from _read_split(path, archive, split, classes, several=several)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as a MedMNIST file: {error}") from error
 
 
-def _read_split(path: Path, archive: zipfile.ZipFile, split: str, classes: int) -> Iterator[Sample]:
+def _read_split(
+    path: Path, archive: zipfile.ZipFile, split: str, classes: int, *, several: bool
+) -> Iterator[Sample]:
     with _array(path, archive, f"{split}_labels") as (shape, dtype, stream):
         if len(shape) != 2 or dtype.kind not in "iu":
             raise DataError(f"{path}: {split}_labels is {dtype} {shape}; expected is whole numbers, (n, 1)")
-        if shape[1] != 1:
-            raise DataError(
-                f"{path}: {split}_labels has {shape[1]} labels an image; only one is supported so far"
-            )
-        labels = np.frombuffer(_exactly(stream, shape[0] * dtype.itemsize), dtype=dtype)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        expected = classes if several else 1
+        if shape[1] != expected:
+            raise DataError(f"{path}: {split}_labels has {shape[1]} labels an image; expected is {expected}")
+        flat = np.frombuffer(_exactly(stream, shape[0] * shape[1] * dtype.itemsize), dtype=dtype)
+    wrong = np.flatnonzero((flat < 0) | (flat >= (2 if several else classes)))
     if len(wrong):
+        meaning = "a label is 0 or 1" if several else f"the {classes} classes are numbered from 0"
         raise DataError(
-            f"{path}: {split}_labels[{wrong[0]}] is {labels[wrong[0]]}; the {classes} classes are numbered "
-            f"from 0 ({len(wrong)} such labels)"
+            f"{path}: {split}_labels[{wrong[0] // expected}] is {flat[wrong[0]]}; {meaning} "
+            f"({len(wrong)} such labels)"
         )
+    labels = flat.reshape(shape)
     with _array(path, archive, f"{split}_images") as (shape, dtype, stream):
         _check_images(f"{path}: {split}_images", shape, dtype, count=len(labels))
         for index, label in enumerate(labels):
@@ -151,7 +153,7 @@ def _read_split(path: Path, archive: zipfile.ZipFile, split: str, classes: int) 
             yield Sample(
                 sample_id=f"{split}-{index:06d}",
                 pixels=_channels_first(image.reshape(shape[1:])),
-                label=int(label),
+                label=tuple(label.tolist()) if several else int(label[0]),
                 split=split,
             )
 

@@ -30,6 +30,7 @@ VOLUMES = (
     "synapsemnist3d",
 )
 MULTILABEL = ("chestmnist",)
+"""Those whose images have any number of the classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,31 @@ CATALOGUE: dict[str, Published] = {
             224: "2c51a510bcdc9cf8ddb2af93af1eadec",
         },
         note="The test images come from another clinical centre than the others.",
+    ),
+    "chestmnist": Published(
+        title="ChestMNIST",
+        classes=(
+            "atelectasis",
+            "cardiomegaly",
+            "effusion",
+            "infiltration",
+            "mass",
+            "nodule",
+            "pneumonia",
+            "pneumothorax",
+            "consolidation",
+            "edema",
+            "emphysema",
+            "fibrosis",
+            "pleural",
+            "hernia",
+        ),
+        md5={
+            28: "02c8a6516a18b556561a56cbdd36c4a8",
+            64: "9de6cd0b934ebb5b7426cfba5efbae16",
+            128: "db107e5590b27930b62dbaf558aebee3",
+            224: "45bd33e6f06c3e8cdb481c74a89152aa",
+        },
     ),
     "dermamnist": Published(
         title="DermaMNIST",

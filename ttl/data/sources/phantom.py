@@ -3,18 +3,21 @@
 Each image is a smooth anatomy that varies by patient (body, lungs, heart, spine, ribs), a coarse vascular
 texture, a random exposure, and the blur, contrast and grain of its site. A positive image has, besides,
 patches of fine-grained texture in the lungs, of varying size and strength. So the finding is of low level:
-what the first stages of a network see.
+what the first stages of a network see. With the option `labels` there are several findings, any of which a
+film may have (`ttl.data.sources.phantom_labels`).
 """
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ttl.data.dataset import Task
 from ttl.data.fields import settle_types
+from ttl.data.labels import Policy
 from ttl.data.sources.base import Contents, Request, Sample, Source
 from ttl.errors import ParamsError
 
@@ -22,6 +25,7 @@ Image = NDArray[np.float32]
 
 CLASSES = ("normal", "finding")
 DEFAULT_SIZE = 64
+MOST_LABELS = 6
 FIRST_DAY = datetime.date(2020, 1, 1)
 
 
@@ -31,6 +35,10 @@ class PhantomOptions:
 
     `strength` scales the finding's contrast: more is easier. `label_noise` is the share of labels that are
     turned over. `sites` differ in blur, contrast and grain.
+
+    With `labels`, so many findings occur, alone or together; the first has this `prevalence`, and each
+    further one is rarer. Of their labels, a share `unknown` is not known, and a share `unsure` is uncertain,
+    of which `uncertain` says what becomes of it in training.
     """
 
     patients: int = 256
@@ -38,6 +46,10 @@ class PhantomOptions:
     prevalence: float = 0.6
     strength: float = 1.0
     label_noise: float = 0.0
+    labels: int | None = None
+    unknown: float = 0.0
+    unsure: float = 0.0
+    uncertain: Policy = "ignore"
 
     def __post_init__(self) -> None:
         """Refuse values that make no dataset."""
@@ -51,6 +63,14 @@ class PhantomOptions:
             raise ParamsError(f"options.strength is {self.strength}; it must not be negative")
         if not 0 <= self.label_noise < 0.5:
             raise ParamsError(f"options.label_noise is {self.label_noise}; it must be from 0 to under 0.5")
+        if self.labels is not None and not 2 <= self.labels <= MOST_LABELS:
+            raise ParamsError(f"options.labels is {self.labels}; it must be from 2 to {MOST_LABELS}")
+        for name in ("unknown", "unsure"):
+            share = getattr(self, name)
+            if not 0 <= share < 0.5:
+                raise ParamsError(f"options.{name} is {share}; it must be from 0 to under 0.5")
+            if share and self.labels is None:
+                raise ParamsError(f"options.{name} is {share}; it goes with options.labels alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +115,24 @@ def open_phantom(request: Request) -> Contents:
     notes = ["The images are synthetic, made from a seed: they show no patient and prove nothing clinical."]
     if options.label_noise:
         notes.append(f"{options.label_noise:.0%} of the labels were turned over on purpose.")
+    task: Task = "binary"
+    classes: tuple[str, ...] = CLASSES
+    make = make_samples
+    if options.labels is not None:
+        from ttl.data.sources import phantom_labels  # noqa: PLC0415 - it draws with what is here
+
+        task, classes = "multilabel", tuple(phantom_labels.FINDINGS)[: options.labels]
+        make = phantom_labels.make_samples
     return Contents(
-        task="binary",
-        classes=CLASSES,
+        task=task,
+        classes=classes,
         shape=(channels, size, size),
         licence="CC0 1.0",
         source=f"synthetic phantom, {options.patients} patients, seed {request.seed}",
-        samples=make_samples(options, size=size, channels=channels, seed=request.seed),
+        samples=make(options, size=size, channels=channels, seed=request.seed),
         synthetic=True,
         notes=tuple(notes),
+        uncertain=options.uncertain,
     )
 
 
@@ -156,10 +185,12 @@ def draw_film(
     rng: np.random.Generator,
     *,
     scanner: Scanner | None = None,
+    add: Callable[[Image, Image, Image, np.random.Generator], Image] | None = None,
 ) -> NDArray[np.uint8]:
     """Return one film, uint8 [size, size], by the site's scanner if none is given.
 
-    `strength` 0 is without a finding.
+    `strength` 0 is without a finding. `add` gives what else the film shows, from where the lungs are, and
+    from each pixel's place across and down, −1 to 1.
     """
     scanner = scanner or SCANNERS[site % len(SCANNERS)]
     grain = size / DEFAULT_SIZE
@@ -172,10 +203,12 @@ def draw_film(
     y = (down - tilt * across - shift[1]) * zoom
     lungs, film = _structures(anatomy, x, y)
     # Vessels and overlying tissue: coarse texture that every film has, in an amount that says nothing.
-    film += rng.uniform(0.03, 0.12) * lungs * _noise(size, 2.6 * grain, rng)
-    film += rng.uniform(0.02, 0.10) * _noise(size, 9 * grain, rng)
+    film += rng.uniform(0.03, 0.12) * lungs * smooth_noise(size, 2.6 * grain, rng)
+    film += rng.uniform(0.02, 0.10) * smooth_noise(size, 9 * grain, rng)
     if strength:
-        film += strength * _finding(lungs, x, y, rng)
+        film += strength * fine_texture(lungs, x, y, rng)
+    if add is not None:
+        film += add(lungs, x, y, rng)
     blur = scanner.blur * grain * rng.uniform(0.9, 1.1)
     film = gaussian_filter(film, blur)
     contrast = scanner.contrast * rng.uniform(0.9, 1.1)
@@ -188,15 +221,15 @@ def draw_film(
 def _structures(anatomy: Anatomy, x: Image, y: Image) -> tuple[Image, Image]:
     """Return where the lungs are, 0 to 1, and the film of the anatomy alone."""
     edge = 14.0
-    body = _soft(1 - (x / 0.95) ** 4 - ((y + 0.1) / 1.25) ** 4, edge)
+    body = soft(1 - (x / 0.95) ** 4 - ((y + 0.1) / 1.25) ** 4, edge)
     lungs = sum(
-        _soft(
+        soft(
             1 - np.abs((x - side * 0.46) / anatomy.width) ** 2.5 - np.abs((y + 0.05) / anatomy.height) ** 2.5,
             edge / 2,
         )
         for side in (-1, 1)
     )
-    heart = _soft(1 - ((x - 0.14) / anatomy.heart) ** 2 - ((y - 0.32) / 0.38) ** 2, edge / 2)
+    heart = soft(1 - ((x - 0.14) / anatomy.heart) ** 2 - ((y - 0.32) / 0.38) ** 2, edge / 2)
     spine = np.exp(-((x / 0.10) ** 2))
     bow = y + 0.35 * (np.abs(x) - 0.4) ** 2 - 0.25 * np.abs(x)
     ribs = np.maximum(np.sin(anatomy.ribs * bow + anatomy.phase), 0) ** 2
@@ -205,7 +238,7 @@ def _structures(anatomy: Anatomy, x: Image, y: Image) -> tuple[Image, Image]:
     return aired, np.asarray(film, dtype=np.float32)
 
 
-def _finding(lungs: Image, x: Image, y: Image, rng: np.random.Generator) -> Image:
+def fine_texture(lungs: Image, x: Image, y: Image, rng: np.random.Generator) -> Image:
     """Return fine texture in a patch of each lung, more of it in one than in the other."""
     stronger = rng.choice((-1, 1))
     patch = np.zeros_like(lungs)
@@ -214,19 +247,20 @@ def _finding(lungs: Image, x: Image, y: Image, rng: np.random.Generator) -> Imag
         radius = rng.uniform(0.3, 0.5)
         weight = 1.0 if side == stronger else rng.uniform(0.2, 0.8)
         patch += weight * np.exp(-((((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / radius**2) ** 2))
-    texture = _noise(len(lungs), 0.75 * len(lungs) / DEFAULT_SIZE, rng)
+    texture = smooth_noise(len(lungs), 0.75 * len(lungs) / DEFAULT_SIZE, rng)
     amount = 0.10 * rng.lognormal(0, 0.5)
     return np.asarray(amount * patch * lungs * texture, dtype=np.float32)
 
 
-def _noise(size: int, sigma: float, rng: np.random.Generator) -> Image:
+def smooth_noise(size: int, sigma: float, rng: np.random.Generator) -> Image:
     """Return smooth noise of deviation 1 whose grain is `sigma` pixels."""
     noise = gaussian_filter(rng.standard_normal((size, size), dtype=np.float32), sigma, mode="wrap")
     # The deviation of filtered white noise, from the filter's own energy, for a grain above half a pixel.
     return np.asarray(noise * (2 * np.sqrt(np.pi) * sigma), dtype=np.float32)
 
 
-def _soft(inside: Image, edge: float) -> Image:
+def soft(inside: Image, edge: float) -> Image:
+    """Return 1 where `inside` is well above 0 and 0 where it is well below; a larger edge is a harder one."""
     return np.asarray(1 / (1 + np.exp(-np.clip(edge * inside, -30, 30))), dtype=np.float32)
 
 
