@@ -34,7 +34,7 @@ def datasets(rows: Sequence[Row]) -> Table:
         if not row["packed"]:
             table.add_row(row["dataset"], row["source"], "", "[dim]not packed[/]", *[""] * 4)
             continue
-        sizes = [str(sum(row["counts"][split].values())) for split in ("train", "val", "test")]
+        sizes = [str(row["images"][split]) for split in ("train", "val", "test")]
         name = row["dataset"] + (" [yellow](synthetic)[/]" if row["synthetic"] else "")
         table.add_row(
             name, str(row["source"]), row["task"], ", ".join(row["classes"]), *sizes, row["revision"]

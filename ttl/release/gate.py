@@ -12,7 +12,8 @@ What is proposed wrongly is bounded by the two margins' tests, each at (1 − co
 few patients, and with networks that hardly err, they take the wider interval of `statistics.assured`: of two
 equal networks it excludes a loss of 0.02 with 100 to 200 patients of each class, one of 0.04 with half as
 many. A reject by chance goes against the challenger alone, so that both test sets and both metrics have the
-full confidence. Subgroups are many: the intervals of those that are judged share it (Bonferroni).
+full confidence. Of images with several labels, the metrics are means over those that are present in some of the
+images and absent in some. Subgroups are many: the intervals of those that are judged share it (Bonferroni).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttl.errors import ReleaseError, SearchError
+from ttl.evaluation.labels import scorable
 from ttl.evaluation.metrics import Labels, Probabilities
+from ttl.evaluation.scoring import Threshold
 from ttl.evaluation.statistics import Interval, assured, interval, metrics_at, paired
 from ttl.release.gate_rule import GateRule
+from ttl.search.scores import patients_by_label
 
 Outcome = Literal["reject", "hold", "propose"]
 TestName = Literal["frozen", "rolling"]
@@ -44,21 +48,27 @@ SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "e
 class Scores:
     """A test set, and what both models say of it.
 
-    `labels` [n], `patients` [n], `groups` [n] by kind of subgroup, probabilities [n, classes] with each
-    model's threshold; the champion's are None where there is none.
+    `labels` [n], or [n, classes] of images with several, `patients` [n], `groups` [n] by kind of subgroup,
+    probabilities [n, classes] with each model's threshold; the champion's are None where there is none.
     """
 
     labels: Labels
     patients: NDArray[np.str_]
     groups: Mapping[str, NDArray[np.str_]]
     challenger: Probabilities
-    threshold: float | None
+    threshold: Threshold
     champion: Probabilities | None = None
-    champion_threshold: float | None = None
+    champion_threshold: Threshold = None
 
     @property
     def fewest_patients(self) -> int:
-        """The number of patients of the class that has the fewest."""
+        """The number of patients of the class that has the fewest.
+
+        Of several labels that can be scored: of those who have one, or who lack one.
+        """
+        if self.labels.ndim == 2:
+            by_label = patients_by_label(self.labels, self.patients)[:, scorable(self.labels)]
+            return int(by_label.min()) if by_label.size else 0
         counts = [
             len(np.unique(self.patients[self.labels == one])) for one in range(self.challenger.shape[1])
         ]

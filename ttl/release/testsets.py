@@ -35,7 +35,7 @@ def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None)
         samples = dataset.samples[rows]
         scores = [_probabilities(model, dataset, rows) for model in models]
         found[name] = Scores(
-            labels=samples["label"].to_numpy(),
+            labels=dataset.labels[rows],
             patients=samples["patient_id"].to_numpy().astype(np.str_),
             groups={
                 "site": samples["site"].fill_null("").to_numpy().astype(np.str_),
