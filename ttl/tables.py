@@ -126,7 +126,14 @@ def predictions(rows: Sequence[Row]) -> Table:
     table = _table("image", "predicted", *[f"P({name})" for name in classes], right=len(classes))
     for row in rows:
         shares = [f"{row['probabilities'][name]:.4f}" for name in classes]
-        table.add_row(row["image"], row["predicted"], *shares)
+        predicted = row["predicted"]
+        if not isinstance(predicted, str):
+            shares = [
+                f"{share} {'yes' if name in predicted else 'no':>3}"
+                for name, share in zip(classes, shares, strict=True)
+            ]
+            predicted = ", ".join(predicted) or "none"
+        table.add_row(row["image"], predicted, *shares)
     return table
 
 
@@ -193,7 +200,34 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
         console.print(table)
         if selection:
             console.print(verdict(dataset, selection), highlight=False, soft_wrap=True)
+            if "labels" in selection:
+                console.print(labels(selection))
         console.print()
+
+
+def labels(selection: Mapping[str, Any]) -> Table:
+    """Return the selected model's figures by label; those without an interval are not in the means."""
+    table = _table("label", "threshold", "val AUROC", "test AUROC", "sensitivity", "specificity", right=5)
+    classes = selection["data"]["classes"]
+    for row in selection["figures"]["chosen"]["labels"]:
+        found = (
+            row["validation"]["auroc"],
+            *(row["test"][metric] for metric in ("auroc", "sensitivity", "specificity")),
+        )
+        table.add_row(classes[row["label"]], f"{row['threshold']:.4f}", *[_estimate(one) for one in found])
+    for split, title in (("validation", "val"), ("test", "test")):
+        named = ", ".join(classes[number] for number in selection["labels"][split])
+        table.caption = f"{table.caption}; " if table.caption else "AUROC is the mean over: "
+        table.caption += f"{title}: {named}"
+    return table
+
+
+def _estimate(values: Mapping[str, float | None] | None) -> str:
+    if values is None:
+        return "–"
+    if values["low"] is None:
+        return f"{values['value']:.3f}"
+    return f"{values['value']:.3f} ({values['low']:.3f}–{values['high']:.3f})"
 
 
 def verdict(dataset: str, selection: Mapping[str, Any]) -> str:

@@ -67,6 +67,7 @@ def write_card(
         shifted=_is_below(figures["chosen"]["test"]["auroc"], figures["chosen"]["validation"]["auroc"]),
         strategies={name: strategy.title for name, strategy in STRATEGIES.items()},
         devices=devices,
+        named=lambda labels: ", ".join(description.classes[label] for label in labels),
     )
 
 

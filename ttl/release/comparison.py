@@ -23,7 +23,8 @@ Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 class Comparison:
     """What torch gives on the validation images, to hold other engines against.
 
-    `probabilities` are torch's, [n, classes], `labels` the truth [n], or [n, classes]; `scoring` is its task's.
+    `probabilities` are torch's, [n, classes], `labels` the truth [n] or [n, classes], `scoring` the
+    task's.
     """
 
     def __init__(

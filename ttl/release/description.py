@@ -42,7 +42,8 @@ class Int8Facts:
     """The quantised ONNX file, calibrated on `calibration` training images, judged on `images` of validation.
 
     `val_auroc_change` is its validation AUROC less torch's. `threshold` is its own, chosen as the model's;
-    with both, `agreement` is the share of validation images, or of their labels, of which the two say the same.
+    with both, `agreement` is the share of validation images, or of their labels, of which the two say
+    the same.
     """
 
     calibration: int

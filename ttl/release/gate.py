@@ -12,8 +12,10 @@ What is proposed wrongly is bounded by the two margins' tests, each at (1 − co
 few patients, and with networks that hardly err, they take the wider interval of `statistics.assured`: of two
 equal networks it excludes a loss of 0.02 with 100 to 200 patients of each class, one of 0.04 with half as
 many. A reject by chance goes against the challenger alone, so that both test sets and both metrics have the
-full confidence. Of images with several labels, the metrics are means over those that are present in some of the
-images and absent in some. Subgroups are many: the intervals of those that are judged share it (Bonferroni).
+full confidence. Subgroups are many: the intervals of those that are judged share it (Bonferroni).
+
+Of images with several labels, metrics are means over those that are present in some of the images and absent
+in others; which are not is among the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -158,6 +160,10 @@ def judge(
         for name in TESTS:
             _judge_test(rule, name, tests.get(name), case, lines)
         lines += _judge_subgroups(rule, tests, drifted or {}, case)
+    for name, scores in tests.items():
+        if scores.labels.ndim == 2 and not (can := scorable(scores.labels)).all():
+            which = ", ".join(str(number) for number in np.flatnonzero(~can))
+            case.add("propose", f"labels number {which} cannot be scored on the {name} test set")
     for drop in unseen:
         case.add("propose", f"whether {drop} has drifted could not be told")
     if case.outcome == "propose":

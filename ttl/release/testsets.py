@@ -81,8 +81,9 @@ def _probabilities(model: LoadedModel, dataset: PackedDataset, rows: NDArray[np.
 def _check(model: LoadedModel, dataset: PackedDataset) -> None:
     known, info = model.description, dataset.info
     shape = (known.channels, *known.packed_size)
-    if (known.classes, shape) != (info.classes, info.shape):
+    if (known.task, known.classes, shape) != (info.task, info.classes, info.shape):
         raise ReleaseError(
-            f"the model in {model.folder} tells {', '.join(known.classes)} apart in images {shape}, and "
-            f"{info.name} has {', '.join(info.classes)} and {info.shape}: they cannot be compared"
+            f"the model in {model.folder} tells {', '.join(known.classes)} apart ({known.task}) in images "
+            f"{shape}, and {info.name} has {', '.join(info.classes)} ({info.task}) and {info.shape}: they "
+            "cannot be compared"
         )
