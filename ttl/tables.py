@@ -202,11 +202,12 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
             console.print(verdict(dataset, selection), highlight=False, soft_wrap=True)
             if "labels" in selection:
                 console.print(labels(selection))
+                console.print(label_means(selection), highlight=False, soft_wrap=True)
         console.print()
 
 
 def labels(selection: Mapping[str, Any]) -> Table:
-    """Return the selected model's figures by label; those without an interval are not in the means."""
+    """Return the selected model's figures by label; what has no interval is in no mean."""
     table = _table("label", "threshold", "val AUROC", "test AUROC", "sensitivity", "specificity", right=5)
     classes = selection["data"]["classes"]
     for row in selection["figures"]["chosen"]["labels"]:
@@ -215,11 +216,20 @@ def labels(selection: Mapping[str, Any]) -> Table:
             *(row["test"][metric] for metric in ("auroc", "sensitivity", "specificity")),
         )
         table.add_row(classes[row["label"]], f"{row['threshold']:.4f}", *[_estimate(one) for one in found])
-    for split, title in (("validation", "val"), ("test", "test")):
-        named = ", ".join(classes[number] for number in selection["labels"][split])
-        table.caption = f"{table.caption}; " if table.caption else "AUROC is the mean over: "
-        table.caption += f"{title}: {named}"
     return table
+
+
+def label_means(selection: Mapping[str, Any]) -> str:
+    """Return in a sentence which labels the selection's means are over, and why not over all."""
+    classes, found = selection["data"]["classes"], selection["labels"]
+    means = {split: ", ".join(classes[number] for number in found[split]) for split in found}
+    if all(len(one) == len(classes) for one in found.values()):
+        return "AUROC is the mean over all labels"
+    least = selection["rule"]["patients"]
+    return (
+        f"AUROC is the mean over the labels that at least {least} patients have and lack: in validation "
+        f"{means['validation']}; in test {means['test']}. The leaderboard's is over all that can be scored"
+    )
 
 
 def _estimate(values: Mapping[str, float | None] | None) -> str:
