@@ -136,6 +136,7 @@ def test_the_card_has_a_row_a_label(workspace):
 def test_a_label_without_figures_is_a_dash_on_the_card(workspace):
     selection = json.loads(json.dumps(workspace.selection))
     row = selection["figures"]["chosen"]["labels"][2]
+    selection["figures"]["chosen"]["labels"][1]["test"]["auroc"] |= {"low": None, "high": None}
     row["test"] = {"patients": 0, **dict.fromkeys(("auroc", "auprc", "sensitivity", "specificity", "ece"))}
     selection["labels"]["test"] = [0, 1]
     known = read_description(workspace.model)
@@ -144,6 +145,9 @@ def test_a_label_without_figures_is_a_dash_on_the_card(workspace):
     (line,) = [line for line in text.splitlines() if line.startswith("| effusion | ")]
     assert "| 0 | – | – | – |" in line
     assert "in test texture, nodules." in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| nodules | ")]
+    value = selection["figures"]["chosen"]["labels"][1]["test"]["auroc"]["value"]
+    assert f"| {value:.3f} |" in line
 
 
 RULE = GateRule(resamples=200, patients=Both(frozen=2, rolling=2), floor=0.5)
