@@ -15,6 +15,7 @@ import polars as pl
 from filelock import FileLock
 
 from ttl.data.dataset import PackedDataset
+from ttl.data.labels import to_array
 from ttl.errors import ParamsError, SearchError, TTLError
 from ttl.evaluation.statistics import Interval
 from ttl.layout import Layout
@@ -30,6 +31,7 @@ from ttl.search.packs import pack
 from ttl.search.plan import Judge, Known, Progress, Results, follow
 from ttl.search.planners import find_planner
 from ttl.search.race import RACE, verdicts
+from ttl.search.scores import patients_by_label
 from ttl.search.selection import compare, select
 from ttl.search.space import Series, Space
 from ttl.training.runs import COMPLETED, FAILED, Runs
@@ -51,9 +53,6 @@ class Sweep:
     def __init__(self, params: Params, layout: Layout, *, merge: bool = False) -> None:
         self.params, self.layout, self.merge = params, layout, merge
         self.datasets = {name: PackedDataset.open(layout.datasets / name) for name in params.datasets}
-        for dataset in self.datasets.values():
-            if dataset.info.task == "multilabel":
-                raise SearchError(f"{dataset.info.name} is multilabel, which cannot be trained yet")
         self.space = make_space(params, self.datasets)
         self.differences: dict[tuple[tuple[str, ...], tuple[str, ...]], Interval] = {}
         self.judge = Judge(
@@ -153,7 +152,10 @@ class Sweep:
         for name, dataset in self.datasets.items():
             try:
                 chosen = select(
-                    trials.filter(pl.col("dataset") == name), runs.predictions, self.params.selection
+                    trials.filter(pl.col("dataset") == name),
+                    runs.predictions,
+                    self.params.selection,
+                    dataset.info.classes,
                 )
             except SearchError as error:
                 unselected[name] = str(error)
@@ -216,7 +218,11 @@ class Sweep:
         return self.differences[pair]
 
     def _provable(self, name: str) -> bool:
-        val = self.datasets[name].samples.filter(pl.col("split") == "val")
+        dataset = self.datasets[name]
+        val = dataset.samples.filter(pl.col("split") == "val")
+        if dataset.info.task == "multilabel":
+            counts = patients_by_label(to_array(val["label"]), val["patient_id"].to_numpy())
+            return bool((counts >= self.params.selection.patients).all(axis=0).any())
         patients = val.group_by("label").agg(pl.col("patient_id").n_unique())["patient_id"]
         return bool((patients >= self.params.selection.patients).all())
 
@@ -248,7 +254,7 @@ class Sweep:
 
     def _work(self, step: Step) -> float:
         trial, found = step.trial, self.find(step.trial)
-        images = sum(self.datasets[trial.dataset].info.counts["train"].values())
+        images = self.datasets[trial.dataset].info.sizes["train"]
         epochs = step.length - (len(found.curve) if found else 0)
         work = profile(trial.backbone, trial.image_size).training_work(trial.strategy, trial.cut)
         return epochs * images * work
@@ -303,6 +309,7 @@ def describe(dataset: PackedDataset) -> dict[str, Any]:
     patients = dataset.samples.group_by("split").agg(pl.col("patient_id").n_unique())
     return {
         **dataset.info.to_dict(),
+        "images": dataset.info.sizes,
         "revision": dataset.revision,
         "patients": dict(patients.sort("split").iter_rows()),
     }

@@ -34,7 +34,7 @@ def datasets(rows: Sequence[Row]) -> Table:
         if not row["packed"]:
             table.add_row(row["dataset"], row["source"], "", "[dim]not packed[/]", *[""] * 4)
             continue
-        sizes = [str(sum(row["counts"][split].values())) for split in ("train", "val", "test")]
+        sizes = [str(row["images"][split]) for split in ("train", "val", "test")]
         name = row["dataset"] + (" [yellow](synthetic)[/]" if row["synthetic"] else "")
         table.add_row(
             name, str(row["source"]), row["task"], ", ".join(row["classes"]), *sizes, row["revision"]
@@ -126,7 +126,14 @@ def predictions(rows: Sequence[Row]) -> Table:
     table = _table("image", "predicted", *[f"P({name})" for name in classes], right=len(classes))
     for row in rows:
         shares = [f"{row['probabilities'][name]:.4f}" for name in classes]
-        table.add_row(row["image"], row["predicted"], *shares)
+        predicted = row["predicted"]
+        if not isinstance(predicted, str):
+            shares = [
+                f"{share} {'yes' if name in predicted else 'no':>3}"
+                for name, share in zip(classes, shares, strict=True)
+            ]
+            predicted = ", ".join(predicted) or "none"
+        table.add_row(row["image"], predicted, *shares)
     return table
 
 
@@ -193,7 +200,44 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
         console.print(table)
         if selection:
             console.print(verdict(dataset, selection), highlight=False, soft_wrap=True)
+            if "labels" in selection:
+                console.print(labels(selection))
+                console.print(label_means(selection), highlight=False, soft_wrap=True)
         console.print()
+
+
+def labels(selection: Mapping[str, Any]) -> Table:
+    """Return the selected model's figures by label; what has no interval is in no mean."""
+    table = _table("label", "threshold", "val AUROC", "test AUROC", "sensitivity", "specificity", right=5)
+    classes = selection["data"]["classes"]
+    for row in selection["figures"]["chosen"]["labels"]:
+        found = (
+            row["validation"]["auroc"],
+            *(row["test"][metric] for metric in ("auroc", "sensitivity", "specificity")),
+        )
+        table.add_row(classes[row["label"]], f"{row['threshold']:.4f}", *[_estimate(one) for one in found])
+    return table
+
+
+def label_means(selection: Mapping[str, Any]) -> str:
+    """Return in a sentence which labels the selection's means are over, and why not over all."""
+    classes, found = selection["data"]["classes"], selection["labels"]
+    means = {split: ", ".join(classes[number] for number in found[split]) for split in found}
+    if all(len(one) == len(classes) for one in found.values()):
+        return "AUROC is the mean over all labels"
+    least = selection["rule"]["patients"]
+    return (
+        f"AUROC is the mean over the labels that at least {least} patients have and lack: in validation "
+        f"{means['validation']}; in test {means['test']}. The leaderboard's is over all that can be scored"
+    )
+
+
+def _estimate(values: Mapping[str, float | None] | None) -> str:
+    if values is None:
+        return "–"
+    if values["low"] is None:
+        return f"{values['value']:.3f}"
+    return f"{values['value']:.3f} ({values['low']:.3f}–{values['high']:.3f})"
 
 
 def verdict(dataset: str, selection: Mapping[str, Any]) -> str:

@@ -30,7 +30,13 @@ def data_list(as_json: Json = False) -> None:
         row: dict[str, Any] = {"dataset": name, "source": source, "packed": False}
         if (layout.datasets / name / INFO).is_file():
             packed = PackedDataset.open(layout.datasets / name)
-            row = {**packed.info.to_dict(), **row, "packed": True, "revision": packed.revision}
+            row = {
+                **packed.info.to_dict(),
+                "images": packed.info.sizes,
+                **row,
+                "packed": True,
+                "revision": packed.revision,
+            }
         rows.append(row)
     show(rows, tables.datasets(rows), as_json)
 
@@ -48,7 +54,7 @@ def data_prepare(
     for name in datasets or list(params.prepare):
         packed = prepare(name, params.spec(name), layout.datasets / name)
         info = packed.info
-        sizes = ", ".join(f"{split} {sum(counts.values())}" for split, counts in info.counts.items())
+        sizes = ", ".join(f"{split} {size}" for split, size in info.sizes.items())
         mark = " (SYNTHETIC)" if info.synthetic else ""
         console.print(f"{name}{mark}: {sizes}; classes {', '.join(info.classes)}", highlight=False)
         for note in info.notes:

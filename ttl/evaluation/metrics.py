@@ -78,15 +78,19 @@ def decide(probabilities: Probabilities, threshold: float | None) -> Labels:
 
 
 def choose_threshold(labels: Labels, probabilities: Probabilities) -> float | None:
-    """Return the threshold with the largest sensitivity + specificity (Youden 1950); None if not binary.
-
-    It lies half-way between the scores that it separates, so that it does not hang on one image's score.
-    """
+    """Return the threshold on the second class's probability that is best; None if the task is not binary."""
     if probabilities.shape[1] != 2:
         return None
     _check(labels, probabilities)
-    scores = probabilities[:, 1]
-    false_positives, true_positives, thresholds = roc_curve(labels == 1, scores)
+    return best_threshold(labels == 1, probabilities[:, 1])
+
+
+def best_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Return the threshold with the largest sensitivity + specificity (Youden 1950) on scores [n].
+
+    It lies half-way between the scores that it separates, so that it does not hang on one image's score.
+    """
+    false_positives, true_positives, thresholds = roc_curve(positive, scores)
     best = float(thresholds[int(np.argmax(true_positives - false_positives))])
     if math.isinf(best):
         return 0.5

@@ -1,21 +1,41 @@
 """Intervals by bootstrap over patients (Efron & Tibshirani 1993, percentile method).
 
 All images of a patient are drawn together, for they are not independent. A resample is a weight for each
-image, so that a metric over all resamples is array arithmetic; the tests hold each metric here against
-scikit-learn's weighted one.
+image, so that a metric over all resamples is array arithmetic (`ttl.evaluation.weighted`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ttl.data.labels import ABSENT, NOT_KNOWN, PRESENT
 from ttl.errors import SearchError
-from ttl.evaluation.metrics import ECE_BINS, Labels, Probabilities, decide
+from ttl.evaluation.labels import scorable
+from ttl.evaluation.metrics import Labels, Probabilities
+from ttl.evaluation.weighted import (
+    WeightedMetric,
+    Weights,
+    auprc,
+    auroc,
+    calibration_error,
+    metrics_at,
+)
 
-Weights = NDArray[np.float64]
-WeightedMetric = Callable[[Labels, Probabilities, Weights], Weights]
+__all__ = [
+    "Interval",
+    "WeightedMetric",
+    "Weights",
+    "assured",
+    "auprc",
+    "auroc",
+    "calibration_error",
+    "interval",
+    "metrics_at",
+    "paired",
+    "paired_difference",
+]
 
 CHUNK = 4_000_000
 """Weights held at once: 32 MB."""
@@ -111,17 +131,17 @@ def assured(
     is right, and half a patient of whom the reference alone is, as Agresti & Min (2005) do for matched
     proportions. Probabilities are [n, classes] of the same images; `value` is without these patients.
     """
-    classes = candidate.shape[1]
-    added = np.repeat(np.arange(classes), 2)
-    right = np.where(added[:, None] == np.arange(classes), 2.0, -1.0)
-    for_candidate = np.arange(len(added))[:, None] % 2 == 0
     owner = np.unique(np.asarray(patients), return_inverse=True)[1]
-    films = [(labels == one).sum() / max(1, len(np.unique(owner[labels == one]))) for one in range(classes)]
-    scale = np.concatenate([np.ones(len(labels)), np.repeat(films, 2) / 2])
+    added, right, wrong, films = (
+        _added_labels(labels, owner)
+        if labels.ndim == 2
+        else _added(labels, owner, classes=candidate.shape[1])
+    )
+    for_candidate = np.arange(len(added))[:, None] % 2 == 0
+    scale = np.concatenate([np.ones(len(labels)), films / 2])
     truth = np.concatenate([labels, added])
-    # Above and below every probability that there is.
-    ours = np.concatenate([candidate, np.where(for_candidate, right, 1 - right)])
-    theirs = np.concatenate([reference, np.where(for_candidate, 1 - right, right)])
+    ours = np.concatenate([candidate, np.where(for_candidate, right, wrong)])
+    theirs = np.concatenate([reference, np.where(for_candidate, wrong, right)])
 
     def difference(weights: Weights) -> Weights:
         scaled = weights * scale
@@ -134,55 +154,38 @@ def assured(
     return Interval(value=float(value[0]), low=wide.low, high=wide.high)
 
 
-def metrics_at(threshold: float | None, classes: int) -> dict[str, WeightedMetric]:
-    """Return the metrics of `ttl.evaluation.metrics.evaluate` by name, for weights [resamples, n]."""
+def _added(
+    labels: Labels, owner: NDArray[np.int64], *, classes: int
+) -> tuple[Labels, Probabilities, Probabilities, NDArray[np.float64]]:
+    """Return two images of each class, what is right and what is wrong of them, and a patient's number.
 
-    def accuracy(labels: Labels, probabilities: Probabilities, weights: Weights) -> Weights:
-        return _share(decide(probabilities, threshold) == labels, weights)
-
-    def recall(of: int) -> WeightedMetric:
-        def metric(labels: Labels, probabilities: Probabilities, weights: Weights) -> Weights:
-            here = labels == of
-            return _share(decide(probabilities, threshold)[here] == of, weights[:, here])
-
-        return metric
-
-    def balanced(labels: Labels, probabilities: Probabilities, weights: Weights) -> Weights:
-        return np.asarray(
-            np.mean([recall(c)(labels, probabilities, weights) for c in range(classes)], axis=0)
-        )
-
-    found: dict[str, WeightedMetric] = {
-        "auroc": auroc,
-        "auprc": auprc,
-        "accuracy": accuracy,
-        "balanced_accuracy": balanced,
-    }
-    if classes == 2:
-        found |= {"sensitivity": recall(1), "specificity": recall(0)}
-    return found | {"ece": calibration_error}
+    That is the mean number of images that a patient of the class has. Right and wrong lie above and below
+    every probability that there is.
+    """
+    added = np.repeat(np.arange(classes), 2)
+    right = np.where(added[:, None] == np.arange(classes), 2.0, -1.0)
+    films = [_films(labels == one, owner) for one in range(classes)]
+    return added, right, 1 - right, np.repeat(films, 2)
 
 
-def auroc(labels: Labels, probabilities: Probabilities, weights: Weights) -> Weights:
-    """Return the AUROC of each row of weights [resamples, n]; NaN where a class has no weight."""
-    return _over_classes(_auroc, labels, probabilities, weights)
+def _added_labels(
+    labels: Labels, owner: NDArray[np.int64]
+) -> tuple[Labels, Probabilities, Probabilities, NDArray[np.float64]]:
+    """Return the same for several labels: two images of each that is scored, present and absent.
+
+    Of such an image nothing but that label is known.
+    """
+    rows = [(c, side) for c in np.flatnonzero(scorable(labels)) for side in (PRESENT, ABSENT)]
+    added = np.full((2 * len(rows), labels.shape[1]), NOT_KNOWN, dtype=np.int64)
+    for place, (label, side) in enumerate(rows):
+        added[2 * place : 2 * place + 2, label] = side
+    right = np.where(added == PRESENT, 2.0, -1.0)
+    films = [_films(labels[:, label] == side, owner) for label, side in rows]
+    return added, right, 1 - right, np.repeat(films, 2)
 
 
-def auprc(labels: Labels, probabilities: Probabilities, weights: Weights) -> Weights:
-    """Return the average precision of each row of weights [resamples, n]; NaN where a class has none."""
-    return _over_classes(_average_precision, labels, probabilities, weights)
-
-
-def calibration_error(labels: Labels, probabilities: Probabilities, weights: Weights) -> Weights:
-    """Return the expected calibration error of each row of weights [resamples, n]."""
-    confidence = probabilities.max(axis=1)
-    gap = (probabilities.argmax(axis=1) == labels) - confidence
-    place = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    total = np.zeros(len(weights))
-    for one in np.unique(place):
-        here = place == one
-        total += np.abs(weights[:, here] @ gap[here])
-    return np.asarray(total / weights.sum(axis=1))
+def _films(here: NDArray[np.bool_], owner: NDArray[np.int64]) -> float:
+    return float(here.sum() / max(1, len(np.unique(owner[here]))))
 
 
 def _bootstrap(
@@ -214,48 +217,3 @@ def _bootstrap(
     low, high = np.quantile(usable, [tail, 1 - tail]).tolist()
     value = statistic(np.ones((1, len(owner)), dtype=np.float64))[0]
     return Interval(value=float(value), low=float(low), high=float(high))
-
-
-def _share(hits: NDArray[np.bool_], weights: Weights) -> Weights:
-    with np.errstate(invalid="ignore"):
-        return np.asarray(weights @ hits.astype(float) / weights.sum(axis=1))
-
-
-def _over_classes(
-    metric: Callable[[NDArray[np.bool_], NDArray[np.float64], Weights], Weights],
-    labels: Labels,
-    probabilities: Probabilities,
-    weights: Weights,
-) -> Weights:
-    classes: Sequence[int] = range(probabilities.shape[1])
-    wanted = [1] if len(classes) == 2 else classes
-    return np.asarray(np.mean([metric(labels == c, probabilities[:, c], weights) for c in wanted], axis=0))
-
-
-def _cumulated(
-    positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: Weights
-) -> tuple[Weights, Weights]:
-    """Return the weight of positives and of negatives at each distinct score, the highest first."""
-    order = np.argsort(-scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
-    sorted_weights, hit = weights[:, order], positive[order]
-    return (
-        np.add.reduceat(sorted_weights * hit, starts, axis=1),
-        np.add.reduceat(sorted_weights * ~hit, starts, axis=1),
-    )
-
-
-def _auroc(positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: Weights) -> Weights:
-    """Return the chance that a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    hits, misses = _cumulated(positive, scores, weights)
-    above = hits.cumsum(axis=1) - hits / 2
-    with np.errstate(invalid="ignore"):
-        return np.asarray((above * misses).sum(axis=1) / (hits.sum(axis=1) * misses.sum(axis=1)))
-
-
-def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: Weights) -> Weights:
-    hits, misses = _cumulated(positive, scores, weights)
-    found, taken = hits.cumsum(axis=1), (hits + misses).cumsum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(taken > 0, found / taken, 0.0)
-        return np.asarray((hits * precision).sum(axis=1) / hits.sum(axis=1))

@@ -240,6 +240,8 @@ def _keep(root: Path, aside: Path) -> None:
 
 def _check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
     info = before.info
+    if info.task == "multilabel":
+        raise DataError(f"{before.root} has several labels an image; drops give one, so none can be taken in")
     if (info.classes, info.shape) != (spec.classes, spec.shape):
         raise DataError(
             f"{before.root} has classes {', '.join(info.classes)} and images {info.shape}; params.yaml says "

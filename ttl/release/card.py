@@ -67,6 +67,7 @@ def write_card(
         shifted=_is_below(figures["chosen"]["test"]["auroc"], figures["chosen"]["validation"]["auroc"]),
         strategies={name: strategy.title for name, strategy in STRATEGIES.items()},
         devices=devices,
+        named=lambda labels: ", ".join(description.classes[label] for label in labels),
     )
 
 
@@ -80,10 +81,12 @@ def leaks(samples: pl.DataFrame) -> dict[str, int]:
 
 
 def interval(values: Mapping[str, float | None] | None, digits: int = 3) -> str:
-    """Return an estimate and its interval: `0.970 (0.958 to 0.981)`."""
+    """Return an estimate and its interval, if it has one: `0.970 (0.958 to 0.981)`."""
     if values is None or not _is_known(values):
         return ABSENT
     value, low, high = (_number(values[key], digits) for key in ("value", "low", "high"))
+    if values["low"] is None:
+        return value
     return f"{value} ({low} to {high})"
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ttl.data.dataset import PackedDataset
 from ttl.data.steps import ImageSteps
 from ttl.data.transforms import prepare
-from ttl.evaluation.metrics import Probabilities, auroc, softmax
+from ttl.evaluation.metrics import Probabilities
+from ttl.evaluation.scoring import scoring_of
 
 BATCH = 256
 """Images at a time: of a large split, the predictions alone are held."""
@@ -22,7 +23,8 @@ Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 class Comparison:
     """What torch gives on the validation images, to hold other engines against.
 
-    `probabilities` are torch's, [n, classes], `labels` the truth [n].
+    `probabilities` are torch's, [n, classes], `labels` the truth [n] or [n, classes], `scoring` the
+    task's.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class Comparison:
     ) -> None:
         self.dataset, self.image_size, self.steps = dataset, image_size, steps
         self.rows = dataset.indices("val")
-        self.labels = dataset.samples["label"].to_numpy()[self.rows]
+        self.labels, self.scoring = dataset.labels[self.rows], scoring_of(dataset.info.task)
 
         def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
             with torch.inference_mode():
@@ -42,10 +44,11 @@ class Comparison:
     def run(self, forward: Forward) -> Probabilities:
         """Return an engine's probabilities [n, classes] of the validation images."""
         logits = [forward(images.numpy()) for images in self._batches()]
-        return softmax(np.concatenate(logits).astype(np.float64))
+        return self.scoring.probabilities(np.concatenate(logits).astype(np.float64))
 
     def auroc_change(self, probabilities: Probabilities) -> float:
         """Return an engine's AUROC less torch's."""
+        auroc = self.scoring.auroc
         return auroc(self.labels, probabilities) - auroc(self.labels, self.probabilities)
 
     def spread(self, split: str, most: int) -> Tensor:

@@ -42,13 +42,14 @@ class Int8Facts:
     """The quantised ONNX file, calibrated on `calibration` training images, judged on `images` of validation.
 
     `val_auroc_change` is its validation AUROC less torch's. `threshold` is its own, chosen as the model's;
-    with both, `agreement` is the share of validation images of which the two say the same.
+    with both, `agreement` is the share of validation images, or of their labels, of which the two say
+    the same.
     """
 
     calibration: int
     images: int
     val_auroc_change: float
-    threshold: float | None
+    threshold: float | tuple[float, ...] | None
     agreement: float
     sha256: str
 
@@ -60,7 +61,8 @@ class Description:
     `channels` and `packed_size` are of the packed images it was trained on: 1 or 3 channels, (height,
     width); `fit` is how an image of another shape is brought to that size. `source` is `imagenet`, `random`
     or the name of the weights file whose SHA-256 is `source_sha256`. `threshold` is on the probability of
-    the second class of a binary task, chosen on validation data; None for other tasks.
+    the second class of a binary task, or one on that of each label where an image may have several, chosen on
+    validation data; None for other tasks.
     """
 
     dataset: str
@@ -79,7 +81,7 @@ class Description:
     packed_size: tuple[int, int]
     fit: Fit
     steps: ImageSteps
-    threshold: float | None
+    threshold: float | tuple[float, ...] | None
     params: int
     weights_sha256: str
     onnx: OnnxFacts

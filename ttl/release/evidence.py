@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from ttl.data.dataset import PackedDataset
+from ttl.data.labels import NOT_KNOWN
 from ttl.evaluation.drift import DriftReport
 from ttl.intake.append import ROLLING, taken
 from ttl.models.cost import cost
@@ -101,12 +102,19 @@ def _values(evidence: Evidence) -> dict[str, Any]:
 
 
 def reliability(scores: Mapping[TestName, Scores]) -> list[dict[str, Any]]:
-    """Return how often what was predicted was found, by the probability of the last class, in equal bins."""
+    """Return how often what was predicted was found, by the probability of the last class, in equal bins.
+
+    Of images with several labels, all known labels are taken together.
+    """
     rows = []
     for where, one in scores.items():
-        if one.challenger.shape[1] != 2:
+        if one.labels.ndim == 2:
+            known = one.labels != NOT_KNOWN
+            predicted, found = one.challenger[known], one.labels[known]
+        elif one.challenger.shape[1] == 2:
+            predicted, found = one.challenger[:, 1], one.labels
+        else:
             continue
-        predicted = one.challenger[:, 1]
         place = np.minimum((predicted * BINS).astype(int), BINS - 1)
         for number in range(BINS):
             here = place == number
@@ -116,7 +124,7 @@ def reliability(scores: Mapping[TestName, Scores]) -> list[dict[str, Any]]:
                     "bin": f"{number / BINS:.1f} to {(number + 1) / BINS:.1f}",
                     "images": int(here.sum()),
                     "predicted": float(predicted[here].mean()) if here.any() else None,
-                    "found": float((one.labels[here] == 1).mean()) if here.any() else None,
+                    "found": float((found[here] == 1).mean()) if here.any() else None,
                 }
             )
     return rows
@@ -210,7 +218,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "count": lambda value: f"{value:,}",
-        "figure": lambda value: "–" if value is None else f"{value:.4f}",
+        "figure": _figure,
         "interval": _interval,
         "cell": _cell,
         "plain": lambda value: "" if value is None else f"{value:.4g}" if isinstance(value, float) else value,
@@ -221,6 +229,12 @@ def _environment() -> jinja2.Environment:
 def _render(values: Mapping[str, Any]) -> str:
     headings = {"compared": COMPARED, "calibrated": CALIBRATED}
     return _environment().get_template("evidence.md.j2").render({**values, **headings})
+
+
+def _figure(value: float | Sequence[float] | None) -> str:
+    if isinstance(value, Sequence):
+        return ", ".join(_figure(one) for one in value)
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _interval(value: Mapping[str, float] | None, signed: bool = False) -> str:

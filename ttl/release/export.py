@@ -1,7 +1,7 @@
 """Writing the chosen trial as a model folder: weights, description, ONNX and card."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def _describe(
     int8: Int8Facts | None,
     versions: dict[str, str],
 ) -> Description:
-    info = dataset.info
+    info, threshold = dataset.info, selection["figures"]["chosen"]["threshold"]
     return Description(
         dataset=info.name,
         revision=trial.revision,
@@ -176,7 +176,7 @@ def _describe(
         packed_size=(info.shape[1], info.shape[2]),
         fit=info.fit,
         steps=steps,
-        threshold=selection["figures"]["chosen"]["threshold"],
+        threshold=tuple(threshold) if isinstance(threshold, Sequence) else threshold,
         params=params,
         weights_sha256=weights_sha256,
         onnx=onnx,

@@ -16,6 +16,9 @@ few patients, and with networks that hardly err, they take the wider interval of
 equal networks it excludes a loss of 0.02 with 100 to 200 patients of each class, one of 0.04 with half as
 many. A reject by chance goes against the challenger alone, so that both test sets and both metrics have the
 full confidence. Subgroups are many: the intervals of those that are judged share it (Bonferroni).
+
+Of images with several labels, metrics are means over those that are present in some of the images and absent
+in others; which are not is among the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttl.errors import ReleaseError
+from ttl.evaluation.labels import scorable
 from ttl.evaluation.statistics import Interval, assured
 from ttl.release.gate_rule import GateRule
 from ttl.release.scores import TESTS, Comparison, Scores, TestName, compare, together
@@ -110,6 +114,10 @@ def judge(
         for name in TESTS:
             _judge_test(rule, name, tests.get(name), case, lines)
         lines += _judge_subgroups(rule, tests, changed, case)
+    for name, scores in tests.items():
+        if scores.labels.ndim == 2 and not (can := scorable(scores.labels)).all():
+            which = ", ".join(str(number) for number in np.flatnonzero(~can))
+            case.add("propose", f"labels number {which} cannot be scored on the {name} test set")
     if case.outcome == "propose":
         case.add("propose", _praise(first, lines))
     return Verdict(

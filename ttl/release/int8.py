@@ -5,7 +5,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ttl.evaluation.metrics import choose_threshold, decide
+from ttl.evaluation.scoring import Threshold
 from ttl.files import sha256
 from ttl.release.comparison import Comparison
 from ttl.release.description import INT8, ONNX, Int8Facts
@@ -56,7 +56,7 @@ class Speed:
 
 
 def offer_int8(
-    folder: Path, comparison: Comparison, *, calibration: Images, threshold: float | None, rule: Int8Rule
+    folder: Path, comparison: Comparison, *, calibration: Images, threshold: Threshold, rule: Int8Rule
 ) -> Int8Facts | None:
     """Write a quantised copy beside the ONNX file in `folder` if the rule allows; say in the log why not.
 
@@ -83,13 +83,14 @@ def offer_int8(
         )  # fmt: skip
         path.unlink()
         return None
-    own = choose_threshold(comparison.labels, probabilities)
-    same = decide(probabilities, own) == decide(comparison.probabilities, threshold)
+    scoring = comparison.scoring
+    own = scoring.choose_threshold(comparison.labels, probabilities)
+    same = scoring.decide(probabilities, own) == scoring.decide(comparison.probabilities, threshold)
     return Int8Facts(
         calibration=len(calibration),
         images=len(comparison.labels),
         val_auroc_change=change,
-        threshold=own,
+        threshold=tuple(own) if isinstance(own, Sequence) else own,
         agreement=float(same.mean()),
         sha256=sha256(path),
     )

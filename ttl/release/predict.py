@@ -14,7 +14,8 @@ from ttl.cache import cache_folder
 from ttl.data.images import read_image
 from ttl.data.transforms import prepare
 from ttl.errors import ReleaseError
-from ttl.evaluation.metrics import Probabilities, decide, softmax
+from ttl.evaluation.metrics import Probabilities
+from ttl.evaluation.scoring import Threshold, scoring_of
 from ttl.files import sha256
 from ttl.release import registry
 from ttl.release.description import DESCRIPTION, INT8, ONNX, WEIGHTS, Description, read_description
@@ -37,7 +38,7 @@ class LoadedModel:
     folder: Path
     description: Description
     engine: Engine
-    threshold: float | None
+    threshold: Threshold
     forward: Callable[[Tensor], NDArray[np.float32]]
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -48,7 +49,7 @@ class LoadedModel:
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Probabilities:
         """Return probabilities [n, classes] of packed images, uint8 [n, c, h, w]."""
-        return softmax(self.logits(pixels).astype(np.float64))
+        return scoring_of(self.description.task).probabilities(self.logits(pixels).astype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +57,13 @@ class Prediction:
     """What a model says of one image.
 
     `predicted` is the second class of a binary task where its probability reaches the model's threshold,
-    and the likeliest class of other tasks.
+    and the likeliest class of other tasks. Where an image may have several labels, it is those whose
+    probability reaches their threshold, none perhaps.
     """
 
     image: Path
     probabilities: dict[str, float]
-    predicted: str
+    predicted: str | tuple[str, ...]
 
 
 def resolve_model(text: str, repo: Path, *, cache: Path | None = None) -> Path:
@@ -90,7 +92,7 @@ def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:
     if engine == "auto":
         engine = "onnx" if (folder / ONNX).is_file() else "torch"
     forward: Callable[[Tensor], NDArray[np.float32]]
-    threshold = description.threshold
+    threshold: Threshold = description.threshold
     if engine in ("onnx", "int8"):
         file, checksum = ONNX, description.onnx.sha256
         if engine == "int8":
@@ -187,13 +189,18 @@ def _predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
         ]
     )
     probabilities = model.probabilities(pixels)
+    decided = scoring_of(known.task).decide(probabilities, model.threshold)
     return [
         Prediction(
             image=path,
             probabilities=dict(zip(known.classes, row.tolist(), strict=True)),
-            predicted=known.classes[choice],
+            predicted=_named(known.classes, choice),
         )
-        for path, row, choice in zip(
-            images, probabilities, decide(probabilities, model.threshold), strict=True
-        )
+        for path, row, choice in zip(images, probabilities, decided, strict=True)
     ]
+
+
+def _named(classes: Sequence[str], choice: NDArray[np.int64]) -> str | tuple[str, ...]:
+    if choice.ndim == 0:
+        return classes[int(choice)]
+    return tuple(name for name, there in zip(classes, choice, strict=True) if there)

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttl.errors import SearchError
+from ttl.evaluation.labels import scorable
 from ttl.evaluation.metrics import Labels, Probabilities
+from ttl.evaluation.scoring import Threshold
 from ttl.evaluation.statistics import Interval, interval, metrics_at, paired
 from ttl.release.gate_rule import GateRule
+from ttl.search.scores import patients_by_label
 
 TestName = Literal["frozen", "rolling"]
 TESTS: tuple[TestName, ...] = ("frozen", "rolling")
@@ -23,21 +26,27 @@ SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "e
 class Scores:
     """A test set, and what both models say of it.
 
-    `labels` [n], `patients` [n], `groups` [n] by kind of subgroup, probabilities [n, classes] with each
-    model's threshold; the champion's are None where there is none.
+    `labels` [n], or [n, classes] of images with several, `patients` [n], `groups` [n] by kind of subgroup,
+    probabilities [n, classes] with each model's threshold; the champion's are None where there is none.
     """
 
     labels: Labels
     patients: NDArray[np.str_]
     groups: Mapping[str, NDArray[np.str_]]
     challenger: Probabilities
-    threshold: float | None
+    threshold: Threshold
     champion: Probabilities | None = None
-    champion_threshold: float | None = None
+    champion_threshold: Threshold = None
 
     @property
     def fewest_patients(self) -> int:
-        """The number of patients of the class that has the fewest."""
+        """The number of patients of the class that has the fewest.
+
+        Of several labels that can be scored: of those who have one, or who lack one.
+        """
+        if self.labels.ndim == 2:
+            by_label = patients_by_label(self.labels, self.patients)[:, scorable(self.labels)]
+            return int(by_label.min()) if by_label.size else 0
         counts = [
             len(np.unique(self.patients[self.labels == one])) for one in range(self.challenger.shape[1])
         ]

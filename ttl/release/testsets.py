@@ -35,7 +35,7 @@ def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None)
         samples = dataset.samples[rows]
         scores = [_probabilities(model, dataset, rows) for model in models]
         found[name] = Scores(
-            labels=samples["label"].to_numpy(),
+            labels=dataset.labels[rows],
             patients=samples["patient_id"].to_numpy().astype(np.str_),
             groups={
                 "site": samples["site"].fill_null("").to_numpy().astype(np.str_),
@@ -81,8 +81,9 @@ def _probabilities(model: LoadedModel, dataset: PackedDataset, rows: NDArray[np.
 def _check(model: LoadedModel, dataset: PackedDataset) -> None:
     known, info = model.description, dataset.info
     shape = (known.channels, *known.packed_size)
-    if (known.classes, shape) != (info.classes, info.shape):
+    if (known.task, known.classes, shape) != (info.task, info.classes, info.shape):
         raise ReleaseError(
-            f"the model in {model.folder} tells {', '.join(known.classes)} apart in images {shape}, and "
-            f"{info.name} has {', '.join(info.classes)} and {info.shape}: they cannot be compared"
+            f"the model in {model.folder} tells {', '.join(known.classes)} apart ({known.task}) in images "
+            f"{shape}, and {info.name} has {', '.join(info.classes)} ({info.task}) and {info.shape}: they "
+            "cannot be compared"
         )

@@ -112,6 +112,9 @@ def collect(progress: "Progress", runs: Runs) -> pl.DataFrame:
             result = {name: result[name] for name in (*COSTS, "device") if name != "train_seconds"}
             result |= {"status": STOPPED, "epochs": len(known.curve), "val_auroc": known.best}
         values = {**result, **trial.to_dict(), "recipe": trial.recipe.name, "trial_id": trial_id}
+        if isinstance(values.get("threshold"), list):
+            # One a label: they are in the trial's result, and in the selection.
+            values["threshold"] = None
         rows.append({name: values.get(name) for name in TRIALS_SCHEMA})
     return pl.DataFrame(rows, schema=TRIALS_SCHEMA, orient="row")
 

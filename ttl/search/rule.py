@@ -12,7 +12,8 @@ class SelectionRule:
     Surely: by the lower bound of the two-sided interval at `confidence`, from `resamples` bootstrap samples
     of patients. (At 0.95, a one-sided test at 2.5 %, as is usual for non-inferiority: Piaggio et al., JAMA
     2012.) With fewer `patients` of a class in the validation split nothing is non-inferior: a bootstrap of a
-    handful says nothing.
+    handful says nothing. Where images have several labels, AUROC is the mean over those that so many patients
+    have, and so many lack; the others are named, and if there is none, nothing is non-inferior.
     """
 
     margin: float = 0.01

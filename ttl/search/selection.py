@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.errors import SearchError
+from ttl.evaluation.labels import choose_thresholds
+from ttl.evaluation.scoring import Threshold
 from ttl.evaluation.statistics import Interval, auroc, interval, metrics_at, paired_difference
+from ttl.search.label_figures import judged_entry, label_figures, label_notes
 from ttl.search.results import MODEL
 from ttl.search.rule import SelectionRule
+from ttl.search.scores import Predictions, Scores, judged_in_test, judged_labels, read_scores
 from ttl.training.runs import COMPLETED, FAILED, STOPPED
-
-Predictions = Callable[[str], pl.DataFrame]
-"""From a trial's id to its predictions."""
 
 GROUP = [*MODEL, "source_sha256"]
 SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes"]
@@ -52,21 +53,18 @@ class Candidate:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """A model's predictions on one split: probabilities [seeds, n, classes] of the same n samples."""
-
-    labels: NDArray[np.int64]
-    patients: NDArray[np.str_]
-    samples: tuple[str, ...]
-    probabilities: NDArray[np.float64]
-
-
-def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) -> dict[str, Any]:
+def select(
+    trials: pl.DataFrame,
+    predictions: Predictions,
+    rule: SelectionRule,
+    classes: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Return the selection of one dataset, as its entry of `selection.json` without `data`.
 
-    Choices are made on validation predictions. The test split is scored for the chosen model and the
-    reference alone. Raises `SearchError` if no ftl trial was completed.
+    `classes` are for the notes. Where images have several labels, models are compared by their mean AUROC
+    over those that enough patients have and lack, by the rule, in the validation split: `labels` says which,
+    in validation and in test. Choices are made on validation predictions. The test split is scored for the
+    chosen model and the reference alone. Raises `SearchError` if no ftl trial was completed.
     """
     candidates, notes, given_up = _candidates(trials)
     wholes = [one for one in candidates if one.values["strategy"] == "ftl"]
@@ -80,7 +78,10 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
             else "the sweep has no trial of the whole network to compare with; add the strategy ftl"
         )
     settings = _settings(rule)
-    val = {one.trial_ids: _scores(one.trial_ids, predictions, "val") for one in candidates}
+    whole_val = {one.trial_ids: read_scores(one.trial_ids, predictions, "val") for one in candidates}
+    truth = whole_val[wholes[0].trial_ids]
+    judged = judged_labels(truth.labels, truth.patients, rule.patients)
+    val = {ids: one.of(judged) for ids, one in whole_val.items()}
     means = {one.trial_ids: _mean_auroc(val[one.trial_ids]) for one in candidates}
     reference = max(wholes, key=lambda one: (means[one.trial_ids], -one.params))
     compared = [one for one in candidates if set(one.seeds) == set(reference.seeds)]
@@ -91,7 +92,7 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
             "and the ledger says why"
         )
     rows, chosen = [], reference
-    fewest = _fewest_patients(val[reference.trial_ids])
+    fewest = val[reference.trial_ids].fewest_patients
     enough = fewest >= rule.patients
     if not enough:
         notes.append(
@@ -121,7 +122,10 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
                 "from the reference; more, or harder, validation images would"
             )
     pair = {"chosen": chosen, "reference": reference}
-    test = {role: _scores(one.trial_ids, predictions, "test") for role, one in pair.items()}
+    whole_test = {role: read_scores(one.trial_ids, predictions, "test") for role, one in pair.items()}
+    judged_test = judged_in_test(whole_test["reference"], judged, rule.patients)
+    test = {role: one.of(judged_test) for role, one in whole_test.items()}
+    notes += label_notes(judged, judged_test, classes, rule.patients)
     summary = {
         role: {
             **one.to_dict(),
@@ -131,10 +135,11 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
         for role, one in pair.items()
     }
     thresholds = dict(trials.select("trial_id", "threshold").iter_rows())
-    figures = {
-        role: _figures(one, thresholds, {"val": val[one.trial_ids], "test": test[role]}, settings)
-        for role, one in pair.items()
-    }
+    figures = {}
+    for role, one in pair.items():
+        scores = {"validation": whole_val[one.trial_ids], "test": whole_test[role]}
+        kept = {"validation": judged, "test": judged_test}
+        figures[role] = _figures(one, thresholds, scores, kept, settings)
     return {
         "rule": dataclasses.asdict(rule),
         **summary,
@@ -142,6 +147,7 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
         "figures": figures,
         "test_difference": dataclasses.asdict(_difference(test["chosen"], test["reference"], rule)),
         "notes": notes,
+        **judged_entry(judged, judged_test),
     }
 
 
@@ -149,7 +155,9 @@ def compare(
     trial_ids: Sequence[str], reference_ids: Sequence[str], predictions: Predictions, rule: SelectionRule
 ) -> Interval:
     """Return the interval of the difference in validation AUROC between two models, by their trials."""
-    candidate, reference = (_scores(ids, predictions, "val") for ids in (trial_ids, reference_ids))
+    candidate, reference = (read_scores(ids, predictions, "val") for ids in (trial_ids, reference_ids))
+    judged = judged_labels(reference.labels, reference.patients, rule.patients)
+    candidate, reference = candidate.of(judged), reference.of(judged)
     return _difference(candidate, reference, rule)
 
 
@@ -195,26 +203,6 @@ def _candidates(trials: pl.DataFrame) -> tuple[list[Candidate], list[str], int]:
     return found, notes, stopped
 
 
-def _scores(trial_ids: Sequence[str], predictions: Predictions, split: str) -> Scores:
-    tables = [
-        predictions(trial_id).filter(pl.col("split") == split).sort("sample_id") for trial_id in trial_ids
-    ]
-    samples = [tuple(table["sample_id"].to_list()) for table in tables]
-    if len(set(samples)) != 1:
-        raise SearchError(f"trials {', '.join(trial_ids)} were not scored on the same {split} samples")
-    return Scores(
-        labels=tables[0]["label"].to_numpy(),
-        patients=tables[0]["patient_id"].to_numpy(),
-        samples=samples[0],
-        probabilities=np.stack([np.array(table["scores"].to_list()) for table in tables]),
-    )
-
-
-def _fewest_patients(scores: Scores) -> int:
-    """Return the number of patients of the class that has the fewest."""
-    return min(len(set(scores.patients[scores.labels == one])) for one in np.unique(scores.labels))
-
-
 def _mean_auroc(scores: Scores) -> float:
     weights = np.ones((1, len(scores.labels)))
     return float(np.mean([auroc(scores.labels, one, weights)[0] for one in scores.probabilities]))
@@ -245,21 +233,29 @@ def _figures(
     candidate: Candidate,
     thresholds: Mapping[str, float | None],
     scores: Mapping[str, Scores],
+    judged: Mapping[str, NDArray[np.bool_] | None],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the figures of the one network that would be released: the seed best on validation data."""
-    trial_id = candidate.trial_ids[candidate.best]
-    threshold = thresholds[trial_id]
-    found: dict[str, Any] = {
-        "trial_id": trial_id,
-        "seed": candidate.seeds[candidate.best],
-        "threshold": threshold,
-    }
-    for split, title in (("val", "validation"), ("test", "test")):
-        one = scores[split]
-        probabilities = one.probabilities[candidate.best]
-        found[title] = {
+    """Return the figures of the one network that would be released: the seed best on validation data.
+
+    `scores` and `judged` are by split. Of several labels, each has its own figures besides.
+    """
+    trial_id, best = candidate.trial_ids[candidate.best], candidate.best
+    val = scores["validation"]
+    threshold: Threshold = thresholds[trial_id]
+    if val.several:
+        # As the trial chose them: its table has room for one alone.
+        threshold = choose_thresholds(val.labels, val.probabilities[best])
+    found: dict[str, Any] = {"trial_id": trial_id, "seed": candidate.seeds[best], "threshold": threshold}
+    for split, whole in scores.items():
+        one, at = whole.of(judged[split]), threshold
+        if isinstance(at, tuple) and judged[split] is not None:
+            at = tuple(np.asarray(at)[judged[split]].tolist())
+        probabilities = one.probabilities[best]
+        found[split] = {
             name: dataclasses.asdict(interval(metric, one.labels, probabilities, one.patients, **settings))
-            for name, metric in metrics_at(threshold, probabilities.shape[1]).items()
+            for name, metric in metrics_at(at, probabilities.shape[1]).items()
         }
+    if isinstance(threshold, tuple):
+        found["labels"] = label_figures(scores, judged, threshold, best, settings)
     return found

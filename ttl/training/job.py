@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from ttl.data.dataset import PackedDataset
 from ttl.errors import LostLossError, TTLError
-from ttl.evaluation.metrics import choose_threshold, evaluate, softmax, weighted_log_loss
+from ttl.evaluation.scoring import Scoring
 from ttl.models.cost import cost, training_macs
 from ttl.patience import is_full
 from ttl.processes import die_with
@@ -38,11 +38,11 @@ from ttl.training.runs import (
     HISTORY,
     HISTORY_SCHEMA,
     PREDICTIONS,
-    PREDICTIONS_SCHEMA,
     RESULT,
     STOPPED,
     WEIGHTS,
     Runs,
+    predictions_schema,
 )
 from ttl.training.trial import Step
 
@@ -210,7 +210,7 @@ def _finish(trainer: Trainer, runs: Runs, report: Callable[[Event], None]) -> No
         work = runs.work(trial.trial_id)
         # Of an attempt that died: it must not stand for what is written now.
         (work / RESULT).unlink(missing_ok=True)
-        _predictions(trainer.dataset, scored).write_parquet(work / PREDICTIONS)
+        _predictions(trainer.dataset, scored, trainer.scoring).write_parquet(work / PREDICTIONS)
         history = [asdict(epoch) for epoch in trainer.history]
         pl.DataFrame(history, schema=HISTORY_SCHEMA).write_parquet(work / HISTORY)
         state = trainer.network.net.state_dict()
@@ -223,10 +223,10 @@ def _finish(trainer: Trainer, runs: Runs, report: Callable[[Event], None]) -> No
 
 def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
     """Return what `result.json` says of a trial that was trained to its end, or stopped on the way."""
-    trial, labels = trainer.trial, trainer.labels
-    probabilities = {split: softmax(one.logits) for split, one in scored.items()}
+    trial, labels, scoring = trainer.trial, trainer.labels, trainer.scoring
+    probabilities = {split: scoring.probabilities(one.logits) for split, one in scored.items()}
     truth = {split: labels[one.indices] for split, one in scored.items()}
-    threshold = choose_threshold(truth["val"], probabilities["val"])
+    threshold = scoring.choose_threshold(truth["val"], probabilities["val"])
     measured = cost(trainer.network, trial.image_size)
     images = len(trainer.train_indices) * len(trainer.history)
     result: dict[str, Any] = {
@@ -240,8 +240,8 @@ def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
         "threshold": threshold,
     }
     for split, one in scored.items():
-        metrics = asdict(evaluate(truth[split], probabilities[split], threshold=threshold))
-        result[f"{split}_loss"] = weighted_log_loss(truth[split], one.logits, trainer.weights)
+        metrics = asdict(scoring.evaluate(truth[split], probabilities[split], threshold))
+        result[f"{split}_loss"] = trainer.objective.mean(truth[split], one.logits)
         result |= {f"{split}_{name}": value for name, value in metrics.items()}
     device = trainer.accelerator.device
     result["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -253,13 +253,13 @@ def summarise(trainer: Trainer, scored: dict[str, Scored]) -> dict[str, Any]:
     return result
 
 
-def _predictions(dataset: PackedDataset, scored: dict[str, Scored]) -> pl.DataFrame:
+def _predictions(dataset: PackedDataset, scored: dict[str, Scored], scoring: Scoring) -> pl.DataFrame:
     rows = np.concatenate([one.indices for one in scored.values()])
-    scores = np.concatenate([softmax(one.logits) for one in scored.values()])
+    scores = np.concatenate([scoring.probabilities(one.logits) for one in scored.values()])
     samples = dataset.samples[rows].select("sample_id", "patient_id", "split", "label")
     return samples.with_columns(
         pl.Series("scores", scores.tolist(), dtype=pl.List(pl.Float64))
-    ).match_to_schema(PREDICTIONS_SCHEMA)
+    ).match_to_schema(predictions_schema(dataset.samples.schema["label"]))
 
 
 if __name__ == "__main__":

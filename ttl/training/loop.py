@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from ttl.data.steps import ImageSteps
 from ttl.data.transforms import Augmentation, augment, draw, prepare
 from ttl.errors import LostLossError, TrialError
-from ttl.evaluation.metrics import auroc, softmax, weighted_log_loss
+from ttl.evaluation.scoring import scoring_of
 from ttl.models.backbones import preprocessing, weights_sha256
 from ttl.models.network import Network, NetworkSpec, build_network
 from ttl.training import checkpoint
@@ -28,7 +27,6 @@ from ttl.training.accelerator import reset_scaler
 from ttl.training.batches import (
     PADDING,
     check_batches,
-    class_weights,
     evaluation_batches,
     micro_batches,
     seed_everything,
@@ -36,6 +34,7 @@ from ttl.training.batches import (
     training_batches,
 )
 from ttl.training.frozen import FrozenFeatures
+from ttl.training.objective import make_objective
 from ttl.training.pixels import Pixels
 from ttl.training.recipe import Recipe
 from ttl.training.trial import Trial
@@ -106,15 +105,18 @@ class Trainer:
         self.recipe: Recipe = trial.recipe
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.steps = image_steps(trial)
-        self.labels = dataset.samples["label"].to_numpy()
+        self.labels, self.scoring = dataset.labels, scoring_of(dataset.info.task)
         self.train_indices = dataset.indices("train")
         parts = self.world * micro_batches
         check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, parts=parts)
         _check_weights(trial)
         reset_scaler(accelerator)
         classes = len(dataset.info.classes)
-        self.weights = class_weights(
-            self.labels[self.train_indices], classes, weighted=self.recipe.class_weights
+        self.objective = make_objective(
+            dataset.info.task,
+            self.labels[self.train_indices],
+            classes,
+            weighted=self.recipe.class_weights,
         )
         built = build_network(network_spec(trial, classes), seed=trial.seed)
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -181,7 +183,7 @@ class Trainer:
         started = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
         shared = seed_everything(self.trial.seed, number, self.rank)
-        weights = torch.from_numpy(self.weights).float().to(self.accelerator.device)
+        weights = torch.from_numpy(self.objective.weights).float().to(self.accelerator.device)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         seen = 0.0
         self.model.train()
@@ -193,7 +195,7 @@ class Trainer:
             drawn = draw(
                 len(batch), crop_scale=self.recipe.crop_scale, flip=self.recipe.flip, generator=shared
             )
-            batch_weight = float(self.weights[self.labels[batch]].sum())
+            batch_weight = self.objective.amount(self.labels[batch])
             parts = micro_batches(
                 share(len(batch), rank=self.rank, world=self.world), parts=self.micro_batches
             )
@@ -204,7 +206,7 @@ class Trainer:
                 last = part is parts[-1]
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
                     logits = self._training_logits(images, batch[part], drawn[part])
-                    loss = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
+                    loss = self.objective.loss(logits, labels, weights)
                     # DDP takes the mean of the processes' gradients, and the batch wants their sum.
                     self.accelerator.backward(loss * self.world / batch_weight)
                 total += loss.detach().double()
@@ -243,8 +245,8 @@ class Trainer:
                 f"the network's outputs on validation images are not finite in epoch {number}"
             )
         labels = self.labels[scored.indices]
-        loss = weighted_log_loss(labels, scored.logits, self.weights)
-        return loss, auroc(labels, softmax(scored.logits))
+        loss = self.objective.mean(labels, scored.logits)
+        return loss, self.scoring.auroc(labels, self.scoring.probabilities(scored.logits))
 
     def _find_best(self) -> int:
         """Return the best epoch so far; of equals, the first."""

@@ -51,6 +51,12 @@ PREDICTIONS_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 PREDICTIONS_SCHEMA = pl.Schema(PREDICTIONS_COLUMNS)
 
+
+def predictions_schema(label: pl.DataType) -> pl.Schema:
+    """Return the columns of predictions whose labels are of the dataset's type: one, or several."""
+    return pl.Schema({**PREDICTIONS_COLUMNS, "label": label})
+
+
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
 
 SMALL = (TRIAL, HISTORY, PREDICTIONS)
@@ -294,10 +300,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: what does not exist is null."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _sync(path: Path) -> None:
