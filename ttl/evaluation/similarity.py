@@ -62,6 +62,11 @@ class Moments:
         self.count, self._means = total, (first, second)
 
     @property
+    def features(self) -> tuple[int, int]:
+        """The number of features of x, and of y."""
+        return self._xx.shape[-1], self._yy.shape[-1]
+
+    @property
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """The covariance of x, that of y, and the cross-covariance [features of x, features of y]."""
         if self.count < 2:

@@ -149,11 +149,9 @@ def _panel(
                 f"CKA {cka:.3f}"
             )
     drawn = _metrics(axes, layers, entry["whole"])
-    names = [layer["layer"] for layer in layers]
+    names = [layer["layer"] for layer in layers] + ["whole network"]
     axes.set_xticks(range(len(names)), names, rotation=90)
-    for tick, layer in zip(axes.get_xticklabels(), layers, strict=True):
-        tick.set_color(colours[layer["stage"]])
-    axes.set_xlim(-0.6, len(layers) - 0.4)
+    axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(-0.02, 1.02)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("layer, from the bottom; coloured by stage")
@@ -211,7 +209,8 @@ def _metrics(axes: Any, layers: Sequence[Mapping[str, Any]], whole: Mapping[str,
         handles.append(Line2D([], [], ls=dash, lw=1.4, ms=5.5, label=f"{title}, network cut there", **style))
         lowest = min(lowest, *(mean - deviation for _, mean, deviation in known))
         if whole and whole[metric]["mean"] is not None:
-            second.plot(len(layers) - 0.42, whole[metric]["mean"], ms=6.5, clip_on=False, **style)
-            lowest = min(lowest, whole[metric]["mean"])
+            spread = whole[metric]["deviation"] or 0.0
+            second.errorbar(len(layers), whole[metric]["mean"], yerr=spread, ms=5.5, elinewidth=1.0, **style)
+            lowest = min(lowest, whole[metric]["mean"] - spread)
     second.set_ylim(lowest - 0.12 * (1 - lowest) - 0.005, 1.0 + 0.03 * (1 - lowest))
     return handles

@@ -5,12 +5,13 @@ the validation split, in evaluation mode:
 
 - *finetuned*: the sweep's FTL trial with the best validation AUROC;
 - *before*: the network which that trial started from: its source's weights, before any training;
-- *random*: the same architecture at its random initialisation, by another seed than the trial's.
+- *random*: the same architecture as timm initialises it, by another seed than the trial's. (In its ResNets
+  residual branches start at zero.)
 
 At every place where the backbone can be cut, the pair `finetuned` compares *before* with *finetuned*: how
 much of what was pretrained is still there. The pair `random` compares *random* with *finetuned*: how much
 correlation there is with features of no training at all. It is the baseline: a layer whose boxes are at its
-level has reused nothing. Beside them stands the metric of the TTL networks of the same sweep cut there.
+level has reused nothing. Beside them stand the metrics of the sweep's TTL networks cut there.
 
 Samples are positions of feature maps, features are channels (`ttl.evaluation.activations`); the measures are
 SVCCA and linear CKA (`ttl.evaluation.similarity`).
@@ -152,7 +153,7 @@ def compare(
         described.append(
             {
                 **place,
-                "channels": layer.channels,
+                "channels": moments["finetuned"][layer.name].features[0],
                 "positions": moments["finetuned"][layer.name].count,
                 "directions": directions,
                 "network": network_there(networks, layer),
