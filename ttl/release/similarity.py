@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from ttl.errors import SearchError
 from ttl.release import svg
@@ -114,12 +115,17 @@ def draw(table: pl.DataFrame, description: Mapping[str, Any], *, name: str = "si
     with svg.drawing(min(max(30 * most + 260, 640), 1500), 450 * len(entries)) as (figure, axes):
         axes.remove()
         panels = figure.subplots(len(entries), squeeze=False)[:, 0]
+        handles: dict[str, Any] = {}
+        synthetic = " — SYNTHETIC images" if description["synthetic"] else ""
         for number, (panel, entry) in enumerate(zip(panels, entries, strict=True)):
             mine = table.filter(pl.col("backbone") == entry["backbone"])
-            _panel(panel, mine, entry, tips, number)
-            synthetic = " — SYNTHETIC images" if description["synthetic"] else ""
+            drawn = _panel(panel, mine, entry, tips, number)
+            handles |= {handle.get_label(): handle for handle in drawn if handle.get_label() not in handles}
             title = f"{description['dataset']}, {entry['backbone']}{synthetic}".replace("$", r"\$")
-            panel.set_title(title, loc="left", fontsize=11)
+            panel.set_title(title, loc="left", fontsize=11, pad=10)
+        figure.legend(
+            handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=10
+        )
         words = (
             f"Canonical correlations of features before and after finetuning on {description['dataset']}, by "
             f"layer, beside those of a random network, for {', '.join(one['backbone'] for one in entries)}"
@@ -129,7 +135,8 @@ def draw(table: pl.DataFrame, description: Mapping[str, Any], *, name: str = "si
 
 def _panel(
     axes: Any, table: pl.DataFrame, entry: Mapping[str, Any], tips: dict[str, str], number: int
-) -> None:
+) -> list[Any]:
+    """Draw one backbone; return what the legend shows."""
     layers = entry["layers"]
     stages = list(dict.fromkeys(layer["stage"] for layer in layers))
     colours = {stage: svg.shade(place / max(len(stages) - 1, 1))[0] for place, stage in enumerate(stages)}
@@ -157,16 +164,13 @@ def _panel(
     axes.set_xlabel("layer, from the bottom; coloured by stage")
     axes.set_ylabel("correlation with the finetuned network")
     middle = colours[stages[len(stages) // 2]]
-    handles = [
+    return [
         Patch(facecolor=middle, alpha=0.55, edgecolor=middle, label="SVCCA, before finetuning"),
         Patch(facecolor=svg.MUTED, alpha=0.25, edgecolor=svg.MUTED, label="SVCCA, random network"),
         Line2D([], [], ls="none", marker="D", ms=5, color=middle, label="CKA, before finetuning"),
         Line2D([], [], ls="none", marker="D", ms=5, color=svg.MUTED, label="CKA, random network"),
         *drawn,
     ]
-    axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=3, frameon=False, fontsize=10
-    )
 
 
 def _box(axes: Any, values: Sequence[float], place: float, colour: str, *, faint: bool, gid: str) -> None:
@@ -193,7 +197,7 @@ def _metrics(axes: Any, layers: Sequence[Mapping[str, Any]], whole: Mapping[str,
     second = axes.twinx()
     second.grid(visible=False)
     second.spines["right"].set_visible(True)
-    second.set_ylabel("network cut there")
+    second.set_ylabel("AUPRC, AUROC of the network cut there")
     handles, lowest = [], 1.0
     for metric, (title, marker, dash) in LINES.items():
         known = [
@@ -205,7 +209,11 @@ def _metrics(axes: Any, layers: Sequence[Mapping[str, Any]], whole: Mapping[str,
             continue
         places, means, deviations = zip(*known, strict=True)
         style: dict[str, Any] = {"color": svg.INK, "marker": marker, "mec": svg.PAPER, "mew": 0.8}
-        second.errorbar(places, means, yerr=deviations, ls=dash, lw=1.4, elinewidth=1.0, ms=5.5, **style)
+        line, *_ = second.errorbar(
+            places, means, yerr=deviations, ls=dash, lw=1.4, elinewidth=1.0, ms=5.5, **style
+        )
+        # Readable where it crosses boxes.
+        line.set_path_effects([withStroke(linewidth=3.4, foreground=svg.PAPER)])
         handles.append(Line2D([], [], ls=dash, lw=1.4, ms=5.5, label=f"{title}, network cut there", **style))
         lowest = min(lowest, *(mean - deviation for _, mean, deviation in known))
         if whole and whole[metric]["mean"] is not None:
