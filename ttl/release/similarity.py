@@ -5,7 +5,7 @@ from the files.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,33 +192,34 @@ def _box(axes: Any, values: Sequence[float], place: float, colour: str, *, faint
 
 def _metrics(axes: Any, layers: Sequence[Mapping[str, Any]], whole: Mapping[str, Any] | None) -> list[Line2D]:
     """Draw the metrics of the networks cut at each layer on a second axis; return what the legend shows."""
-    if not any(layer["network"] for layer in layers):
-        return []
     second = axes.twinx()
     second.grid(visible=False)
     second.spines["right"].set_visible(True)
     second.set_ylabel("AUPRC, AUROC of the network cut there")
     handles, lowest = [], 1.0
     for metric, (title, marker, dash) in LINES.items():
-        known = [
-            (place, layer["network"][metric]["mean"], layer["network"][metric]["deviation"] or 0.0)
-            for place, layer in enumerate(layers)
-            if layer["network"] and layer["network"][metric]["mean"] is not None
-        ]
-        if not known:
-            continue
-        places, means, deviations = zip(*known, strict=True)
         style: dict[str, Any] = {"color": svg.INK, "marker": marker, "mec": svg.PAPER, "mew": 0.8}
-        line, *_ = second.errorbar(
-            places, means, yerr=deviations, ls=dash, lw=1.4, elinewidth=1.0, ms=5.5, **style
-        )
-        # Readable where it crosses boxes.
-        line.set_path_effects([withStroke(linewidth=3.4, foreground=svg.PAPER)])
+        cut = list(_known(enumerate(layer["network"] for layer in layers), metric))
+        # Apart from the line: it is at no layer.
+        for points, line in ((cut, dash), (list(_known([(len(layers), whole)], metric)), "none")):
+            if not points:
+                continue
+            places, means, deviations = zip(*points, strict=True)
+            drawn, *_ = second.errorbar(
+                places, means, yerr=deviations, ls=line, lw=1.4, elinewidth=1.0, ms=5.5, **style
+            )
+            # Readable where it crosses boxes.
+            drawn.set_path_effects([withStroke(linewidth=3.4, foreground=svg.PAPER)])
+            lowest = min(lowest, *(mean - deviation for _, mean, deviation in points))
         handles.append(Line2D([], [], ls=dash, lw=1.4, ms=5.5, label=f"{title}, network cut there", **style))
-        lowest = min(lowest, *(mean - deviation for _, mean, deviation in known))
-        if whole and whole[metric]["mean"] is not None:
-            spread = whole[metric]["deviation"] or 0.0
-            second.errorbar(len(layers), whole[metric]["mean"], yerr=spread, ms=5.5, elinewidth=1.0, **style)
-            lowest = min(lowest, whole[metric]["mean"] - spread)
     second.set_ylim(lowest - 0.12 * (1 - lowest) - 0.005, 1.0 + 0.03 * (1 - lowest))
     return handles
+
+
+def _known(
+    networks: Iterable[tuple[int, Mapping[str, Any] | None]], metric: str
+) -> Iterator[tuple[int, float, float]]:
+    """Yield place, mean and deviation of the networks that have the metric."""
+    for place, network in networks:
+        if network and network[metric]["mean"] is not None:
+            yield place, network[metric]["mean"], network[metric]["deviation"] or 0.0
