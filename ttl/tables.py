@@ -67,6 +67,21 @@ def drift(rows: Sequence[Row]) -> Table:
     return table
 
 
+def similarity(about: Row, rows: Sequence[Row]) -> Table:
+    """Return the table of `ttl similarity`: how much of each layer is as it was before finetuning."""
+    synthetic = " — SYNTHETIC images" if about["synthetic"] else ""
+    figures = ["SVCCA", "(random)", "CKA", "(random)", "val AUROC", "test AUPRC"]
+    several = len(about["backbones"]) > 1
+    table = _table(
+        *(["backbone"] if several else []), "layer", *figures, title=f"{about['dataset']}{synthetic}", right=6
+    )
+    keys = ("svcca_finetuned", "svcca_random", "cka_finetuned", "cka_random", "val_auroc", "test_auprc")
+    for row in rows:
+        cells = ["–" if row[key] is None else f"{row[key]:.3f}" for key in keys]
+        table.add_row(*([row["backbone"]] if several else []), row["layer"], *cells)
+    return table
+
+
 def verdicts(rows: Sequence[Row]) -> Table:
     """Return the table of `ttl data check DROP`: the files that would not get in."""
     table = _table("file", "reason", "")

@@ -135,6 +135,18 @@ def finish(figure: Figure, *, name: str, label: str, tips: dict[str, str] | None
     return re.sub(r"<svg[^>]*>", lambda _: root, text, count=1).strip()
 
 
+def standalone(element: str) -> str:
+    """Return a figure of `finish` as a file that shows by itself, light: for a README, for print."""
+    text = re.sub(r"var\(--[\w-]+, (#[0-9a-f]{6})\)", r"\1", element).replace("currentColor", INK)
+    found = re.search(r'viewBox="[-\d.]+ [-\d.]+ ([\d.]+) ([\d.]+)"', text)
+    assert found, "a figure has its box"
+    # matplotlib measures text in its own sans-serif: a wider one would run over.
+    size = f'width="{found[1]}" height="{found[2]}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif"'
+    paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
+    text = text.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} ', 1)
+    return text.replace(">", f">{paper}", 1) + "\n"
+
+
 def put_labels(
     figure: Any,
     axes: Any,
