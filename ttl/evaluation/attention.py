@@ -159,7 +159,7 @@ def _cascade(network: nn.Module, stages: Sequence[str], image_size: int) -> list
     """Return the parts from the top, each with the names of all tensors of it and of what lies above."""
     runs = trace(network, image_size)
     # In place of a stage that was cut off there may be a module that does nothing.
-    kept = [name for name in stages if name in runs and any(network.get_submodule(name).parameters())]
+    kept = [name for name in stages if name in runs and _has_weights(network, name)]
 
     def from_clock(start: int) -> set[str]:
         return {
@@ -171,6 +171,10 @@ def _cascade(network: nn.Module, stages: Sequence[str], image_size: int) -> list
     parts = [("head", from_clock(runs[kept[-1]].end))]
     parts += [(name, from_clock(runs[name].start)) for name in reversed(kept)]
     return [*parts, ("everything", set(network.state_dict()))]
+
+
+def _has_weights(network: nn.Module, name: str) -> bool:
+    return next(network.get_submodule(name).parameters(), None) is not None
 
 
 def _module(network: nn.Module, layer: str) -> nn.Module:
