@@ -61,9 +61,7 @@ def overlay(pixels: NDArray[np.uint8], heights: NDArray[np.float32], side: int) 
     wide = np.asarray(
         Image.fromarray(heights).resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32
     ).clip(0, 1)
-    colours = np.asarray(matplotlib.colormaps["viridis"](wide))[..., :3] * 255
-    cover = STRONGEST * wide[..., None]
-    mixed = (1 - cover) * picture + cover * colours
+    mixed = _coloured(picture, wide)
     inside = wide > HALF
     edge = np.zeros_like(inside)
     for axis in (0, 1):
@@ -74,13 +72,19 @@ def overlay(pixels: NDArray[np.uint8], heights: NDArray[np.float32], side: int) 
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
+def _coloured(picture: NDArray[np.float32], heights: NDArray[np.float32]) -> NDArray[np.float64]:
+    colours = np.asarray(matplotlib.colormaps["viridis"](heights))[..., :3] * 255
+    cover = STRONGEST * heights[..., None]
+    return np.asarray((1 - cover) * picture + cover * colours)
+
+
 def _draw(values: Mapping[str, Any], pictures: Sequence[Picture], side: int) -> Image.Image:
     strategies = values["strategies"]
     width = 2 * MARGIN + (1 + len(strategies)) * (side + GAP) - GAP
     title = _wrapped(_title(values), width, 15)
-    notes = [line for note in values["notes"] for line in _wrapped(note, width, 12)]
+    notes = [line for note in (_legend(values), *values["notes"]) for line in _wrapped(note, width, 12)]
     head = MARGIN + len(title) * (LINE + 3) + GAP
-    top = head + 6 * LINE
+    top = head + 5 * LINE + 8
     step = side + 2 * LINE + 10
     foot = top + len(pictures) * step
     sheet = Image.new("RGB", (width, foot + LINE * (len(notes) + 2) + MARGIN), PAPER)
@@ -121,11 +125,23 @@ def _heading(name: str, one: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     return [
         (f"{name} {one['cut']}", INK, True),
         (f"map of {one['layer']}, {rows} × {columns}", MUTED, False),
-        (f"area {_figure(one['area'])}", MUTED, False),
-        (f"on common grid {_figure(one['area_on_common_grid'])}", MUTED, False),
-        (f"random weights: {_figure(one['rank_correlation'])}", WRONG if failed else MUTED, False),
-        ("explains nothing" if failed else "", WRONG, False),
+        (f"area {_figure(one['area'])}, common {_figure(one['area_on_common_grid'])}", MUTED, False),
+        (f"random weights {_figure(one['rank_correlation'])}", WRONG if failed else MUTED, False),
+        ("explains nothing", WRONG, False) if failed else (_threshold(one["threshold"]), MUTED, False),
     ]
+
+
+def _threshold(value: float | None) -> str:
+    return "" if value is None else f"positive from P {value:.3f}"
+
+
+def _legend(values: Mapping[str, Any]) -> str:
+    return (
+        "Area: share of the image above half of the map's maximum, mean of "
+        f"{values['measured_images']} test images; common: of maps averaged to the coarsest grid. Random "
+        "weights: rank correlation of the maps with those of the same network with random weights "
+        f"(0: unlike; from {values['unchanged_from']} on the maps explain nothing)."
+    )
 
 
 def _caption(name: str, sample: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
@@ -141,11 +157,10 @@ def _caption(name: str, sample: Mapping[str, Any]) -> list[tuple[str, str, bool]
 def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
     """Draw the colours from nothing to a map's maximum."""
     x, y = corner
-    bar = np.linspace(0, 1, 120, dtype=np.float32)[None].repeat(10, axis=0)
-    colours = np.asarray(matplotlib.colormaps["viridis"](bar))[..., :3] * 255
-    cover = (0.3 + 0.7 * bar)[..., None]
-    sheet.paste(Image.fromarray((255 * (1 - cover) + cover * colours).astype(np.uint8)), (x, y + 3))
-    text = "from nothing to each map's maximum; the white line is at half of it"
+    bar = np.linspace(0, 1, 120, dtype=np.float32)[None].repeat(11, axis=0)
+    coloured = _coloured(np.full((*bar.shape, 3), 128, dtype=np.float32), bar)
+    sheet.paste(Image.fromarray(coloured.astype(np.uint8)), (x, y + 3))
+    text = "from nothing to each map's maximum; the line is at half of it"
     pen.text((x + 128, y), text, MUTED, _font(12))
 
 
@@ -171,7 +186,7 @@ def _wrapped(text: str, width: int, size: int) -> list[str]:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _resized(pixels: NDArray[np.uint8], side: int) -> Image.Image:
