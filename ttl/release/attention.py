@@ -33,7 +33,7 @@ SHEET, VALUES = "attention.png", "attention.json"
 MEASURED = 96
 """Test images, of those that show what is looked for, over which areas are measured."""
 
-CHECKED, DRAWS = 16, 3
+CHECKED, DRAWS = 16, 5
 """Of these, the images on which weights are randomised, and how many times."""
 
 FIRST_DRAW = 1000
