@@ -115,8 +115,9 @@ def test_each_strategy_has_its_layer_its_area_and_what_random_weights_leave(proj
 
 def test_samples_are_of_the_test_split_with_what_each_network_said(project, values, toy):
     known = {row["sample_id"]: row for row in toy.samples.iter_rows(named=True)}
-    # Nobody has trained them: hardly an image is right by all four.
-    assert [one["kind"] for one in values["samples"]][-4:] == ["disagreement"] * 2 + ["error"] * 2
+    kinds = [one["kind"] for one in values["samples"]]
+    assert len(kinds) == 8
+    assert kinds.count("disagreement") == 2
     for sample in values["samples"]:
         row = known[sample["sample_id"]]
         assert row["split"] == "test"
@@ -224,7 +225,9 @@ class TestNotes:
         assert "tf is not shown: no trial" in self.told(missing={"tf": "no trial"})
         assert "do ftl and ttl disagree" in self.told(asked=4, kinds=["correct"] * 3 + ["error"])
         assert "No strategy errs" in self.told(asked=4, kinds=["correct"] * 3 + ["disagreement"])
-        assert "4 images were asked for, and 3 are" in self.told(asked=4, kinds=["correct"] * 3)
+        assert "4 images were asked for, and the test split has 3" in self.told(
+            asked=4, kinds=["correct"] * 3
+        )
         assert "synthetic" in self.told(synthetic=True)
 
 

@@ -38,7 +38,10 @@ class TestImages:
         wrong = 1 - LABELS
         truth = np.array([0.4, 0.1, 0.3, 0.2, 0.4, 0.05, 0.4, 0.4, 0.4, 0.4])
         found = self.choose({"ftl": wrong, "ttl": wrong}, truth=truth)
-        assert kinds(found) == [(5, "error"), (1, "error")]
+        assert kinds(found)[:4] == [(5, "error"), (1, "error"), (3, "error"), (2, "error")]
+
+    def test_where_none_is_right_errors_fill_what_is_lacking(self):
+        assert [one.kind for one in self.choose(dict.fromkeys(("ftl", "ttl"), 1 - LABELS))] == ["error"] * 8
 
     def test_correct_ones_fill_what_is_lacking(self):
         found = self.choose(RIGHT)

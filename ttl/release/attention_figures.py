@@ -104,7 +104,7 @@ def notes(values: Mapping[str, Any], *, asked: int) -> list[str]:
         if "error" not in kinds:
             found.append("No strategy errs on any test image.")
     if len(kinds) < asked:
-        found.append(f"{asked} images were asked for, and {len(kinds)} are of these kinds.")
+        found.append(f"{asked} images were asked for, and the test split has {len(kinds)}.")
     return found
 
 

@@ -89,7 +89,7 @@ def choose_images(
     `decisions` are classes [n] by strategy, `truth` [n] the probability of the true class, a mean over
     strategies. Correct images are right by every strategy, class after class, and drawn; disagreements are
     between `PAIR`, and drawn; errors are those of any strategy with the lowest `truth`. What one kind lacks,
-    correct images fill.
+    correct images fill, and then errors.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
@@ -100,8 +100,9 @@ def choose_images(
         used = {one.place for one in taken}
         taken.extend([Choice(place=int(one), kind=kind) for one in places if int(one) not in used][:most])
 
-    confident = np.flatnonzero(wrong)
-    take("error", confident[np.argsort(truth[confident], kind="stable")], count // 4)
+    errors = np.flatnonzero(wrong)
+    errors = errors[np.argsort(truth[errors], kind="stable")]
+    take("error", errors, count // 4)
     if set(PAIR) <= set(decisions):
         apart = decisions[PAIR[0]] != decisions[PAIR[1]]
         take("disagreement", order[apart[order]], count // 4)
@@ -112,6 +113,7 @@ def choose_images(
         here = labels[right] == one
         nth[here] = np.arange(here.sum())
     take("correct", right[np.argsort(nth, kind="stable")], count - len(taken))
+    take("error", errors, count - len(taken))
     kinds: tuple[Kind, ...] = ("correct", "disagreement", "error")
     return sorted(taken, key=lambda one: (kinds.index(one.kind), labels[one.place] * (one.kind == "correct")))
 
