@@ -5,11 +5,10 @@ import sys
 import typer
 from rich.console import Console
 
-from ttl.cli import hospital, models, networks, sweeps
+from ttl.cli import attention, hospital, models, networks, similarity, sweeps
 from ttl.cli.data import data_app
 from ttl.cli.models import models_app
 from ttl.cli.shared import escaped
-from ttl.cli.similarity import similarity
 from ttl.errors import TTLError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -20,7 +19,8 @@ for command in (
     sweeps.sweep,
     sweeps.leaderboard,
     sweeps.report,
-    similarity,
+    similarity.similarity,
+    attention.attention,
     hospital.intake,
     hospital.retrain,
     models.predict,
