@@ -1,6 +1,6 @@
 """The trials that a sweep may run: every factor of the grid, and the cuts of each backbone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttl.models.cuts import Cut
@@ -94,6 +94,24 @@ def is_last_block(block: str, stage: str, blocks: tuple[str, ...]) -> bool:
     """Return whether cutting at `block` is cutting at `stage`: it is the stage's last, or has its name."""
     inside = [name for name in blocks if name == stage or name.startswith(f"{stage}.")]
     return bool(inside) and inside[-1] == block
+
+
+def between(stages: Sequence[str], blocks: Sequence[str], best: str) -> list[str]:
+    """Return the blocks strictly between the neighbours of a stage, but not its own end.
+
+    Names are those of all cuts of a backbone, bottom to top. A block that ends a stage is the stage's cut.
+    """
+    ends = {
+        stage: place
+        for stage in stages
+        for place, block in enumerate(blocks)
+        if is_last_block(block, stage, blocks)
+    }
+    place = stages.index(best)
+    below = [ends[stage] for stage in stages[:place] if stage in ends]
+    above = [ends[stage] for stage in stages[place + 1 :] if stage in ends]
+    low, high = below[-1] if below else -1, above[0] if above else len(blocks)
+    return [block for i, block in enumerate(blocks) if low < i < high and i not in ends.values()]
 
 
 def _plain(recipe: Recipe) -> dict[str, object]:
