@@ -21,7 +21,7 @@ from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
 from ttl.models.names import FULL, Granularity
-from ttl.models.profile import profile
+from ttl.models.profile import head_size, profile
 from ttl.params import Params
 from ttl.search import results
 from ttl.search.ledger import Key, key, ledger
@@ -32,6 +32,7 @@ from ttl.search.planners import find_planner
 from ttl.search.race import RACE, verdicts
 from ttl.search.selection import compare, select
 from ttl.search.space import Series, Space
+from ttl.training.division import check_resplit
 from ttl.training.runs import COMPLETED, FAILED, Runs
 from ttl.training.trial import Step, Trial
 
@@ -54,6 +55,7 @@ class Sweep:
         for dataset in self.datasets.values():
             if dataset.info.task == "multilabel":
                 raise SearchError(f"{dataset.info.name} is multilabel, which cannot be trained yet")
+            check_resplit(params.sweep.resplit, dataset)
         self.space = make_space(params, self.datasets)
         self.differences: dict[tuple[tuple[str, ...], tuple[str, ...]], Interval] = {}
         self.judge = Judge(
@@ -150,19 +152,26 @@ class Sweep:
         trials = results.collect(progress, runs)
         selections: dict[str, Any] = {}
         unselected: dict[str, str] = {}
+        experiments: dict[str, str] = {}
         for name, dataset in self.datasets.items():
+            mine = trials.filter(pl.col("dataset") == name)
+            if results.ordinary(mine).is_empty():
+                experiments[name] = results.why_no_release(mine)
+                continue
             try:
-                chosen = select(
-                    trials.filter(pl.col("dataset") == name), runs.predictions, self.params.selection
-                )
+                chosen = select(mine, runs.predictions, self.params.selection)
             except SearchError as error:
                 unselected[name] = str(error)
                 continue
             selections[name] = {"data": describe(dataset), **chosen}
         unstamp(self.layout)
         left_out = {
-            name: {"unselected": reason, "data": describe(self.datasets[name])}
-            for name, reason in unselected.items()
+            name: {
+                "unselected": reason,
+                "experiment": name in experiments,
+                "data": describe(self.datasets[name]),
+            }
+            for name, reason in {**unselected, **experiments}.items()
         }
         self._write(
             trials, selections | left_out, ledger(self.space, progress, self.find, self._reasons(progress))
@@ -170,7 +179,9 @@ class Sweep:
         for name, selection in selections.items():
             runs.weights(selection["figures"]["chosen"]["trial_id"])
             _export(selection, runs, self.datasets[name], self.layout.models)
-        outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
+        outcome = Outcome(
+            trials=trials, selections=selections, unselected=unselected, experiments=experiments
+        )
         if not outcome.failed and not unselected:
             stamp(self.layout, self.key)
         return outcome
@@ -221,8 +232,13 @@ class Sweep:
         return bool((patients >= self.params.selection.patients).all())
 
     def _size(self, series: Series, cut: Cut | None) -> float:
-        found = profile(series.backbone, self.params.sweep.image_size)
-        return found.size(series.strategy, cut.name if cut else FULL)
+        name, image_size = cut.name if cut else FULL, self.params.sweep.image_size
+        found = profile(series.backbone, image_size).size(series.strategy, name)
+        if series.head == "pooled":
+            return found
+        # Such a head may be larger than all below it.
+        classes = len(self.datasets[series.dataset].info.classes)
+        return found + head_size(series.backbone, series.strategy, name, classes, image_size)
 
     def _reasons(self, progress: Progress) -> dict[Key, str]:
         if self.params.sweep.planner != RACE:
@@ -248,7 +264,7 @@ class Sweep:
 
     def _work(self, step: Step) -> float:
         trial, found = step.trial, self.find(step.trial)
-        images = sum(self.datasets[trial.dataset].info.counts["train"].values())
+        images = trial.share * sum(self.datasets[trial.dataset].info.counts["train"].values())
         epochs = step.length - (len(found.curve) if found else 0)
         work = profile(trial.backbone, trial.image_size).training_work(trial.strategy, trial.cut)
         return epochs * images * work
@@ -270,7 +286,10 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
         strategies=sweep.strategies,
         granularity=sweep.granularity,
         seeds=sweep.seeds,
-        recipe=sweep.made_recipe(),
+        recipes=sweep.made_recipes(),
+        heads=sweep.heads,
+        shares=sweep.shares,
+        resplit=sweep.resplit,
         image_size=sweep.image_size,
         processes=sweep.processes,
         cuts=cuts,

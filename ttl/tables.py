@@ -159,7 +159,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
         entry = entries.get(dataset, {})
         selection = None if "unselected" in entry else entry or None
         synthetic = " — SYNTHETIC images" if entry and entry["data"]["synthetic"] else ""
-        factors = [name for name in ("backbone", "source") if rows[name].n_unique() > 1]
+        factors = results.factors(rows)
         seeds = rows["seeds"].max()
         uneven = rows["seeds"].n_unique() > 1 or bool((rows["failed"] > 0).any())
         means = f", means over {seeds} seeds" if isinstance(seeds, int) and seeds > 1 else ""
@@ -179,7 +179,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
             mark, style = _mark(row, selection)
             failed = f" ({row['failed']} failed)" if row["failed"] else ""
             table.add_row(
-                *[row[name] for name in factors],
+                *[f"{row[name]:g}" if isinstance(row[name], float) else row[name] for name in factors],
                 row["strategy"],
                 row["cut"],
                 magnitude(row["params"]),
@@ -222,6 +222,8 @@ def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
         console.print(f"[red]{dataset}: no model was selected: {reason}[/]", highlight=False, soft_wrap=True)
         if (layout.models / dataset).exists():
             console.print(f"models/{dataset} is an earlier sweep's; it stays", highlight=False)
+    for dataset, reason in outcome.experiments.items():
+        console.print(f"{dataset}: an experiment: {reason}", highlight=False, soft_wrap=True)
     if outcome.failed:
         count = f"{outcome.failed} of {outcome.trials.height} trials failed"
         console.print(f"[red]{count}; `ttl sweep` tries them again[/]")
@@ -241,7 +243,8 @@ def _mark(row: Row, selection: Mapping[str, Any] | None) -> tuple[str, str | Non
     keys = ("backbone", "source", "strategy", "cut", "recipe", "image_size", "processes")
 
     def is_it(role: str) -> bool:
-        return all(selection[role][key] == row[key] for key in keys)
+        known = {**results.ABLATIONS, **selection[role]}
+        return all(known[key] == row[key] for key in (*keys, *results.ABLATIONS))
 
     if is_it("chosen"):
         return "selected", "bold green"

@@ -23,7 +23,7 @@ def make_space(**changes):
         "strategies": ("ftl", "ttl", "lwft", "tf"),
         "granularity": "stage",
         "seeds": (0, 1),
-        "recipe": RECIPES["fast"],
+        "recipes": (RECIPES["fast"],),
         "image_size": 32,
         "processes": 1,
         "cuts": {

@@ -44,7 +44,7 @@ class DatasetInfo:
 
     `shape` is (channels, height, width) of each sample. `counts` gives samples by split and class. `notes`
     are sentences for people: leaks of a published split, what was assumed. `fit` is how images of another
-    shape were brought to this one.
+    shape were brought to this one. `given_split` says that the split came with the samples, undrawn.
     """
 
     name: str
@@ -57,6 +57,7 @@ class DatasetInfo:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     fit: Fit = "pad"
+    given_split: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values."""

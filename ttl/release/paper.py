@@ -55,7 +55,7 @@ def printed(
     synthetic: bool = False,
     confidence: float = 0.95,
 ) -> Printed:
-    """Return the table of `headline`'s rows: what is missing is a footnote, and what holds for all a remark."""
+    """Return the table of `headline`'s rows: what is missing is a footnote, what holds for all a remark."""
     footnotes: list[str] = []
     for row in rows:
         footnotes += [note for note in row.notes if note not in footnotes]

@@ -63,4 +63,5 @@ def _mean_auroc(trials: list[Trial], known: Results) -> float:
         for trial in trials
         if (found := known.get(trial.trial_id)) and found.status == COMPLETED and found.best is not None
     ]
-    return sum(values) / len(values) if values else -math.inf
+    # One lucky seed of several says nothing: a cut counts with all of them.
+    return sum(values) / len(values) if len(values) == len(trials) else -math.inf

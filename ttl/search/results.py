@@ -131,6 +131,17 @@ def ordinary(trials: pl.DataFrame) -> pl.DataFrame:
     return settled(trials).filter((pl.col("share") == 1.0) & (pl.col("resplit") == "none"))
 
 
+def why_no_release(trials: pl.DataFrame) -> str:
+    """Return why no model is selected of trials of which none is ordinary."""
+    resplit = trials["resplit"].unique().to_list() != ["none"]
+    return (
+        "each seed has a split of its own: the methods are compared, and no model is chosen among networks "
+        "that were validated on different images"
+        if resplit
+        else "all were trained on a share of the data: they are compared, and a model for use needs all of it"
+    )
+
+
 def factors(table: pl.DataFrame) -> list[str]:
     """Return the columns of `FACTORS` of which the table has more than one value."""
     return [name for name in FACTORS if name in table.columns and table[name].n_unique() > 1]

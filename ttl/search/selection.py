@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ttl.errors import SearchError
 from ttl.evaluation.statistics import Interval, auroc, interval, metrics_at, paired_difference
-from ttl.search.results import MODEL
+from ttl.search.results import ABLATIONS, MODEL, ordinary
 from ttl.search.rule import SelectionRule
 from ttl.training.runs import COMPLETED, FAILED, STOPPED
 
@@ -20,7 +20,10 @@ Predictions = Callable[[str], pl.DataFrame]
 """From a trial's id to its predictions."""
 
 GROUP = [*MODEL, "source_sha256"]
-SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes"]
+SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes", *ABLATIONS]
+
+CONDITION = ("recipe", "head")
+"""What a reference and those compared with it have in common."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +69,10 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
     """Return the selection of one dataset, as its entry of `selection.json` without `data`.
 
     Choices are made on validation predictions. The test split is scored for the chosen model and the
-    reference alone. Raises `SearchError` if no ftl trial was completed.
+    reference alone. Only `ordinary` trials are looked at, and like is compared with like: by one recipe, with
+    one head, those of the best whole network. Raises `SearchError` if no ftl trial was completed.
     """
+    trials = ordinary(trials)
     candidates, notes, given_up = _candidates(trials)
     wholes = [one for one in candidates if one.values["strategy"] == "ftl"]
     if not wholes:
@@ -83,8 +88,17 @@ def select(trials: pl.DataFrame, predictions: Predictions, rule: SelectionRule) 
     val = {one.trial_ids: _scores(one.trial_ids, predictions, "val") for one in candidates}
     means = {one.trial_ids: _mean_auroc(val[one.trial_ids]) for one in candidates}
     reference = max(wholes, key=lambda one: (means[one.trial_ids], -one.params))
-    compared = [one for one in candidates if set(one.seeds) == set(reference.seeds)]
-    given_up += len(candidates) - len(compared)
+    alike = [
+        one for one in candidates if all(one.values[name] == reference.values[name] for name in CONDITION)
+    ]
+    if len(alike) < len(candidates):
+        said = f"recipe {reference.values['recipe']}, {reference.values['head']} head"
+        notes.append(
+            f"{len(candidates) - len(alike)} models were trained by another recipe or with another head than "
+            f"the best whole network ({said}), and are not compared with it"
+        )
+    compared = [one for one in alike if set(one.seeds) == set(reference.seeds)]
+    given_up += len(alike) - len(compared)
     if given_up:
         notes.append(
             f"{given_up} models were not trained to the end with every seed: the planner gave them up, "

@@ -35,6 +35,7 @@ from ttl.training.batches import (
     share,
     training_batches,
 )
+from ttl.training.division import divide
 from ttl.training.frozen import FrozenFeatures
 from ttl.training.pixels import Pixels
 from ttl.training.recipe import Recipe
@@ -73,6 +74,7 @@ def network_spec(trial: Trial, classes: int) -> NetworkSpec:
         source=trial.source,
         num_classes=classes,
         image_size=trial.image_size,
+        head=trial.head,
     )
 
 
@@ -107,7 +109,8 @@ class Trainer:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.steps = image_steps(trial)
         self.labels = dataset.samples["label"].to_numpy()
-        self.train_indices = dataset.indices("train")
+        self.division = divide(trial, dataset)
+        self.train_indices = self.division["train"]
         parts = self.world * micro_batches
         check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, parts=parts)
         _check_weights(trial)
@@ -120,8 +123,9 @@ class Trainer:
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Network = built.to(accelerator.device)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
+        momentum = {"momentum": self.recipe.momentum} if self.recipe.optimizer == "sgd" else {}
         optimizer = _OPTIMIZERS[self.recipe.optimizer](
-            parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=True
+            parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=True, **momentum
         )
         # What computes: compiled or not, it has the network's own weights.
         trained = torch.compile(self.network) if self.recipe.compile else self.network
@@ -147,7 +151,7 @@ class Trainer:
 
     def score(self, split: str) -> Scored:
         """Return the logits of every sample of a split, each exactly once, on every process."""
-        indices = self.dataset.indices(split)
+        indices = self.division[split]
         found_at, rows, start = [], [], 0
         self.network.eval()
         with torch.inference_mode(self.frozen is None), torch.no_grad():
@@ -277,6 +281,8 @@ class Trainer:
             max_lr=self.recipe.lr,
             total_steps=steps * self.recipe.epochs,
             pct_start=self.recipe.warmup,
+            # It would put a momentum of its own in the place of the recipe's.
+            cycle_momentum=self.recipe.optimizer != "sgd",
         )
 
     def _prepared(self, rows: NDArray[np.int64]) -> Tensor:
@@ -303,7 +309,7 @@ class Trainer:
         if not self.network.frozen or self.recipe.compile or self.recipe.epochs < 2:
             return None
         frozen = FrozenFeatures(self.network, self.trial.cut, self.trial.image_size)
-        frozen.keep("val", -(-len(self.dataset.indices("val")) // self.world))
+        frozen.keep("val", -(-len(self.division["val"]) // self.world))
         # Both faces are computed in the first epoch, so that two faces pay from the third epoch on.
         if self.recipe.crop_scale == 1 and self.recipe.epochs > self._faces:
             frozen.keep("train", self._faces * self.dataset.samples.height)
@@ -358,6 +364,7 @@ class Trainer:
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
 }
 
 
