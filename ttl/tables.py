@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ttl.layout import Layout
@@ -12,6 +13,7 @@ from ttl.search import results
 from ttl.units import magnitude
 
 if TYPE_CHECKING:
+    from ttl.release.paper import Printed
     from ttl.search.outcome import Outcome
 
 Row = Mapping[str, Any]
@@ -235,6 +237,18 @@ def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
     for dataset in outcome.selections:
         where = (layout.models / dataset).relative_to(layout.root)
         console.print(f"model of {dataset}: {where}", highlight=False, soft_wrap=True)
+
+
+def print_paper(console: Console, printed: "Printed") -> None:
+    """Print the paper's headline table, and below it what must be known to read it."""
+    table = _table(*printed.header, title=escape(printed.title), right=len(printed.header) - 2)
+    for row, marks in zip(printed.rows, printed.marks, strict=True):
+        raised = f" [dim]({', '.join(map(str, marks))})[/]" if marks else ""
+        table.add_row(escape(row[0]) + raised, *map(escape, row[1:]))
+    console.print(table)
+    notes = [f"({place}) {one}." for place, one in enumerate(printed.footnotes, 1)]
+    for note in [*notes, *[f"{one}." for one in printed.remarks]]:
+        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _mark(row: Row, selection: Mapping[str, Any] | None) -> tuple[str, str | None]:

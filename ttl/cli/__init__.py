@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from ttl.cli import hospital, models, networks, sweeps
+from ttl.cli import hospital, models, networks, papers, sweeps
 from ttl.cli.data import data_app
 from ttl.cli.models import models_app
 from ttl.cli.shared import escaped
@@ -19,6 +19,7 @@ for command in (
     sweeps.sweep,
     sweeps.leaderboard,
     sweeps.report,
+    papers.paper,
     hospital.intake,
     hospital.retrain,
     models.predict,
