@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttl.data import splits
+from ttl.data.dataset import SPLITS
 
 Integers = NDArray[np.int64]
 
@@ -57,7 +58,7 @@ def redraw(
     No patient and no identical image stands on two sides, and every class is on each in its proportion.
     Raises `DataError` where a side would lack a class.
     """
-    counts: Mapping[str, int] = {side: list(sides).count(side) for side in splits.SPLITS if side in sides}
+    counts: Mapping[str, int] = {side: list(sides).count(side) for side in SPLITS if side in sides}
     drawn = splits.assign(
         labels,
         splits.group(list(patients), hashes),

@@ -127,7 +127,8 @@ def _cuts(strategy: str, table: pl.DataFrame, book: pl.DataFrame, seeds: tuple[i
     wanted = _names(book.filter(strategy=strategy), "stage")
     coarse = _done(table.filter(granularity="stage"), strategy, wanted, seeds)
     first = _row(f"{names}-1", strategy, coarse)
-    if first.cut is None:
+    best = first.cut
+    if best is None:
         why = f"{names}-1 is the best stage cut, and there is none that was trained with every seed"
         return replace(first, notes=(why,)), Row(method=f"{names}-2", strategy=strategy, notes=(why,))
     first = _left_out(first, coarse, wanted, "stage")
@@ -136,15 +137,15 @@ def _cuts(strategy: str, table: pl.DataFrame, book: pl.DataFrame, seeds: tuple[i
         why = f"{names}-2 is missing: no block cuts were swept"
         return first, Row(method=second.method, strategy=strategy, notes=(why,))
     own = set(_names(book.filter(strategy=strategy), "block"))
-    near = [name for name in between(stages, blocks, first.cut) if name in own]
+    near = [name for name in between(stages, blocks, best) if name in own]
     fine = _done(table.filter(granularity="block"), strategy, near, seeds)
     if near and not fine:
-        why = f"{names}-2 is missing: the block cuts around {first.cut} were not trained with every seed"
+        why = f"{names}-2 is missing: the block cuts around {best} were not trained with every seed"
         return first, Row(method=second.method, strategy=strategy, notes=(why,))
     # The stage cut comes first: of equals, it stays.
-    second = _row(second.method, strategy, {first.cut: coarse[first.cut], **fine})
+    second = _row(second.method, strategy, {best: coarse[best], **fine})
     second = _left_out(second, fine, near, "block")
-    if second.cut == first.cut:
+    if second.cut == best:
         why = f"{names}-2 is {names}-1: no block cut around it was better on validation data"
         second = replace(second, notes=(*second.notes, why))
     return first, second

@@ -117,7 +117,7 @@ class Series:
         ]
 
 
-def is_last_block(block: str, stage: str, blocks: tuple[str, ...]) -> bool:
+def is_last_block(block: str, stage: str, blocks: Sequence[str]) -> bool:
     """Return whether cutting at `block` is cutting at `stage`: it is the stage's last, or has its name."""
     inside = [name for name in blocks if name == stage or name.startswith(f"{stage}.")]
     return bool(inside) and inside[-1] == block
