@@ -138,6 +138,27 @@ def test_a_cut_without_all_seeds_is_not_chosen():
     assert rows["TTL-2"].cut == "s2.0"
 
 
+def test_stages_that_are_blocks_themselves():
+    """A ViT's: a ledger lists each cut once, as a stage cut where it is one."""
+    every = [f"b{i}" for i in range(9)]
+    stages = ["b2", "b5", "b8"]
+    rows = []
+    for strategy, whole in (("ttl", 1), ("lwft", 0)):
+        for i, name in enumerate(every[: len(every) - whole]):
+            place = (stages.index(name), "stage") if name in stages else (i, "block")
+            row = dict.fromkeys(LEDGER_SCHEMA) | {"dataset": "d", "backbone": "net", "strategy": strategy}
+            rows.append(row | {"cut": name, "cut_index": place[0], "granularity": place[1]})
+    ledger = pl.DataFrame(rows, schema=LEDGER_SCHEMA, orient="row")
+    trials, predictions = swept(cuts=("b2", "b5", "b0", "b1", "b3", "b4", "b6", "b7"))
+    kind = pl.when(pl.col("cut").is_in(stages)).then(pl.lit("stage")).otherwise(pl.lit("block"))
+    best = {"b5": 0.9, "b6": 0.95, "b1": 0.99}
+    value = pl.col("cut").replace_strict(best, default=0.5, return_dtype=pl.Float64)
+    trials = trials.with_columns(val_auroc=value, granularity=kind)
+    rows = table(trials, predictions, ledger)
+    assert (rows["TTL-1"].cut, rows["TTL-2"].cut) == ("b5", "b6")
+    assert not rows["TTL-2"].notes
+
+
 def test_one_seed_has_no_deviation():
     rows = table(*swept(seeds=(7,)))
     assert rows["TTL-2"].test_auroc.deviation is None

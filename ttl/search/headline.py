@@ -123,7 +123,8 @@ def headline(
 def _cuts(strategy: str, table: pl.DataFrame, book: pl.DataFrame, seeds: tuple[int, ...]) -> tuple[Row, Row]:
     """Return the rows -1 and -2 of a strategy."""
     names = strategy.upper()
-    stages, blocks = (_names(book, granularity) for granularity in ("stage", "block"))
+    stages = _names(book, "stage")
+    blocks = _blocks(book, stages)
     wanted = _names(book.filter(strategy=strategy), "stage")
     coarse = _done(table.filter(granularity="stage"), strategy, wanted, seeds)
     first = _row(f"{names}-1", strategy, coarse)
@@ -154,6 +155,21 @@ def _cuts(strategy: str, table: pl.DataFrame, book: pl.DataFrame, seeds: tuple[i
 def _names(book: pl.DataFrame, granularity: str) -> list[str]:
     cuts = book.filter((pl.col("granularity") == granularity) & (pl.col("cut") != "full"))
     return cuts.unique("cut").sort("cut_index")["cut"].to_list()
+
+
+def _blocks(book: pl.DataFrame, stages: Sequence[str]) -> list[str]:
+    """Return the block cuts, those among them that a ledger lists as stage cuts: every third of a ViT's."""
+    listed = book.filter((pl.col("granularity") == "block") & (pl.col("cut") != "full"))
+    known = dict(listed.select("cut_index", "cut").iter_rows())
+    # A stage of blocks has a listed block in it; one that has none is a block itself, at an index left out.
+    alone = [one for one in stages if not any(f"{name}.".startswith(f"{one}.") for name in known.values())]
+    found = []
+    for index in range(max(known, default=-1) + 1):
+        if index in known:
+            found.append(known[index])
+        elif alone:
+            found.append(alone.pop(0))
+    return found + alone if known else []
 
 
 def _done(
