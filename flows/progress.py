@@ -96,6 +96,8 @@ class Log:
             )
         for name, reason in outcome.unselected.items():
             self.logger.warning("%s: no model was selected: %s", name, reason)
+        for name, reason in outcome.experiments.items():
+            self.logger.info("%s: an experiment: %s", name, reason)
 
 
 @contextmanager

@@ -37,6 +37,10 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
     planner: str | None = None,
     seeds: list[int] | None = None,
     recipe: str | dict[str, Any] | None = None,
+    optimizers: list[str] | None = None,
+    heads: list[str] | None = None,
+    shares: list[float] | None = None,
+    resplit: str | None = None,
     image_size: int | None = None,
     processes: int | None = None,
     slots: int | None = None,
@@ -129,4 +133,5 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             for name, one in outcome.selections.items()
         },
         "unselected": dict(outcome.unselected),
+        "experiments": dict(outcome.experiments),
     }

@@ -11,9 +11,10 @@ from ttl.data.fields import build
 from ttl.data.spec import DatasetSpec
 from ttl.errors import ParamsError
 from ttl.intake.spec import IntakeSpec
-from ttl.models.names import Granularity, Strategy
+from ttl.models.names import Granularity, Head, Strategy
 from ttl.search.rule import SelectionRule
-from ttl.training.recipe import Recipe, make_recipe
+from ttl.training.recipe import Optimizer, Recipe, make_recipe, with_optimizer
+from ttl.training.trial import Resplit
 
 FILE = Path("params.yaml")
 
@@ -33,6 +34,9 @@ class SweepParams:
     trial; `slots` limits how many jobs run at once, None takes what the machine has. `executor` runs jobs on
     this machine or on a Ray cluster, where a process of a trial takes a GPU, or one of a `resource` of that
     name where there are no GPUs. Devices that others use are waited for, or skipped, as `busy` says.
+
+    Ablations: `optimizers` in the place of the recipe's, `heads`, `shares` of the training samples, and
+    `resplit`: whether each seed divides the samples anew, `val` all but the test split's, or `all` of them.
     """
 
     datasets: tuple[str, ...] | None = None
@@ -44,6 +48,10 @@ class SweepParams:
     planner: str = "race"
     seeds: tuple[int, ...] = (0,)
     recipe: Any = "fast"
+    optimizers: tuple[Optimizer, ...] | None = None
+    heads: tuple[Head, ...] = ("pooled",)
+    shares: tuple[float, ...] = (1.0,)
+    resplit: Resplit = "none"
     image_size: int = 64
     processes: int = 1
     slots: int | None = None
@@ -53,8 +61,11 @@ class SweepParams:
 
     def __post_init__(self) -> None:
         """Refuse values that no sweep can run with."""
-        for name in ("backbones", "sources", "strategies", "seeds"):
+        several = ("backbones", "sources", "strategies", "seeds", "optimizers", "heads", "shares")
+        for name in several:
             values = getattr(self, name)
+            if values is None:
+                continue
             if not values:
                 raise ParamsError(f"sweep.{name} is empty; give at least one")
             if len(set(values)) < len(values):
@@ -65,6 +76,9 @@ class SweepParams:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ParamsError(f"sweep.{name} is {value}; it must be at least {low}")
+        for share in self.shares:
+            if not 0 < share <= 1:
+                raise ParamsError(f"sweep.shares has {share:g}; a share is over 0, at most 1")
         for name, known in (("executor", EXECUTORS), ("busy", BUSY)):
             if getattr(self, name) not in known:
                 raise ParamsError(
@@ -72,13 +86,16 @@ class SweepParams:
                 )
         if min(self.seeds) < 0:
             raise ParamsError(f"sweep.seeds has {min(self.seeds)}; a seed is not negative")
-        self.made_recipe()
+        self.made_recipes()
 
-    def made_recipe(self) -> Recipe:
-        """Return the recipe itself."""
+    def made_recipes(self) -> tuple[Recipe, ...]:
+        """Return the recipe itself, once for each optimizer where several are compared."""
         if not isinstance(self.recipe, str | Mapping):
             raise ParamsError(f"sweep.recipe is {self.recipe!r}; it must be a name or a mapping with `base`")
-        return make_recipe(self.recipe if isinstance(self.recipe, str) else dict(self.recipe))
+        made = make_recipe(self.recipe if isinstance(self.recipe, str) else dict(self.recipe))
+        if self.optimizers is None:
+            return (made,)
+        return tuple(with_optimizer(made, one) for one in self.optimizers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

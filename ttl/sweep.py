@@ -22,7 +22,7 @@ from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
 from ttl.models.names import FULL, Granularity
-from ttl.models.profile import profile
+from ttl.models.profile import head_size, profile
 from ttl.params import Params
 from ttl.search import results
 from ttl.search.ledger import Key, key, ledger
@@ -34,6 +34,7 @@ from ttl.search.race import RACE, verdicts
 from ttl.search.scores import patients_by_label
 from ttl.search.selection import compare, select
 from ttl.search.space import Series, Space
+from ttl.training.division import check_resplit
 from ttl.training.runs import COMPLETED, FAILED, Runs
 from ttl.training.trial import Step, Trial
 
@@ -53,6 +54,8 @@ class Sweep:
     def __init__(self, params: Params, layout: Layout, *, merge: bool = False) -> None:
         self.params, self.layout, self.merge = params, layout, merge
         self.datasets = {name: PackedDataset.open(layout.datasets / name) for name in params.datasets}
+        for dataset in self.datasets.values():
+            check_resplit(params.sweep.resplit, dataset)
         self.space = make_space(params, self.datasets)
         self.differences: dict[tuple[tuple[str, ...], tuple[str, ...]], Interval] = {}
         self.judge = Judge(
@@ -149,22 +152,26 @@ class Sweep:
         trials = results.collect(progress, runs)
         selections: dict[str, Any] = {}
         unselected: dict[str, str] = {}
+        experiments: dict[str, str] = {}
         for name, dataset in self.datasets.items():
+            mine = trials.filter(pl.col("dataset") == name)
+            if results.ordinary(mine).is_empty():
+                experiments[name] = results.why_no_release(mine)
+                continue
             try:
-                chosen = select(
-                    trials.filter(pl.col("dataset") == name),
-                    runs.predictions,
-                    self.params.selection,
-                    dataset.info.classes,
-                )
+                chosen = select(mine, runs.predictions, self.params.selection, dataset.info.classes)
             except SearchError as error:
                 unselected[name] = str(error)
                 continue
             selections[name] = {"data": describe(dataset), **chosen}
         unstamp(self.layout)
         left_out = {
-            name: {"unselected": reason, "data": describe(self.datasets[name])}
-            for name, reason in unselected.items()
+            name: {
+                "unselected": reason,
+                "experiment": name in experiments,
+                "data": describe(self.datasets[name]),
+            }
+            for name, reason in {**unselected, **experiments}.items()
         }
         self._write(
             trials, selections | left_out, ledger(self.space, progress, self.find, self._reasons(progress))
@@ -172,7 +179,9 @@ class Sweep:
         for name, selection in selections.items():
             runs.weights(selection["figures"]["chosen"]["trial_id"])
             _export(selection, runs, self.datasets[name], self.layout.models)
-        outcome = Outcome(trials=trials, selections=selections, unselected=unselected)
+        outcome = Outcome(
+            trials=trials, selections=selections, unselected=unselected, experiments=experiments
+        )
         if not outcome.failed and not unselected:
             stamp(self.layout, self.key)
         return outcome
@@ -227,8 +236,13 @@ class Sweep:
         return bool((patients >= self.params.selection.patients).all())
 
     def _size(self, series: Series, cut: Cut | None) -> float:
-        found = profile(series.backbone, self.params.sweep.image_size)
-        return found.size(series.strategy, cut.name if cut else FULL)
+        name, image_size = cut.name if cut else FULL, self.params.sweep.image_size
+        found = profile(series.backbone, image_size).size(series.strategy, name)
+        if series.head == "pooled":
+            return found
+        # Such a head may be larger than all below it.
+        classes = len(self.datasets[series.dataset].info.classes)
+        return found + head_size(series.backbone, series.strategy, name, classes, image_size)
 
     def _reasons(self, progress: Progress) -> dict[Key, str]:
         if self.params.sweep.planner != RACE:
@@ -254,7 +268,7 @@ class Sweep:
 
     def _work(self, step: Step) -> float:
         trial, found = step.trial, self.find(step.trial)
-        images = self.datasets[trial.dataset].info.sizes["train"]
+        images = trial.share * self.datasets[trial.dataset].info.sizes["train"]
         epochs = step.length - (len(found.curve) if found else 0)
         work = profile(trial.backbone, trial.image_size).training_work(trial.strategy, trial.cut)
         return epochs * images * work
@@ -276,7 +290,10 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
         strategies=sweep.strategies,
         granularity=sweep.granularity,
         seeds=sweep.seeds,
-        recipe=sweep.made_recipe(),
+        recipes=sweep.made_recipes(),
+        heads=sweep.heads,
+        shares=sweep.shares,
+        resplit=sweep.resplit,
         image_size=sweep.image_size,
         processes=sweep.processes,
         cuts=cuts,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ttl.layout import Layout
@@ -12,6 +13,7 @@ from ttl.search import results
 from ttl.units import magnitude
 
 if TYPE_CHECKING:
+    from ttl.release.paper import Printed
     from ttl.search.outcome import Outcome
 
 Row = Mapping[str, Any]
@@ -205,7 +207,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
         entry = entries.get(dataset, {})
         selection = None if "unselected" in entry else entry or None
         synthetic = " — SYNTHETIC images" if entry and entry["data"]["synthetic"] else ""
-        factors = [name for name in ("backbone", "source") if rows[name].n_unique() > 1]
+        factors = results.factors(rows)
         seeds = rows["seeds"].max()
         uneven = rows["seeds"].n_unique() > 1 or bool((rows["failed"] > 0).any())
         means = f", means over {seeds} seeds" if isinstance(seeds, int) and seeds > 1 else ""
@@ -225,7 +227,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
             mark, style = _mark(row, selection)
             failed = f" ({row['failed']} failed)" if row["failed"] else ""
             table.add_row(
-                *[row[name] for name in factors],
+                *[f"{row[name]:g}" if isinstance(row[name], float) else row[name] for name in factors],
                 row["strategy"],
                 row["cut"],
                 magnitude(row["params"]),
@@ -305,6 +307,8 @@ def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
         console.print(f"[red]{dataset}: no model was selected: {reason}[/]", highlight=False, soft_wrap=True)
         if (layout.models / dataset).exists():
             console.print(f"models/{dataset} is an earlier sweep's; it stays", highlight=False)
+    for dataset, reason in outcome.experiments.items():
+        console.print(f"{dataset}: an experiment: {reason}", highlight=False, soft_wrap=True)
     if outcome.failed:
         count = f"{outcome.failed} of {outcome.trials.height} trials failed"
         console.print(f"[red]{count}; `ttl sweep` tries them again[/]")
@@ -318,13 +322,26 @@ def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
         console.print(f"model of {dataset}: {where}", highlight=False, soft_wrap=True)
 
 
+def print_paper(console: Console, printed: "Printed") -> None:
+    """Print the paper's headline table, and below it what must be known to read it."""
+    table = _table(*printed.header, title=escape(printed.title), right=len(printed.header) - 2)
+    for row, marks in zip(printed.rows, printed.marks, strict=True):
+        raised = f" [dim]({', '.join(map(str, marks))})[/]" if marks else ""
+        table.add_row(escape(row[0]) + raised, *map(escape, row[1:]))
+    console.print(table)
+    notes = [f"({place}) {one}." for place, one in enumerate(printed.footnotes, 1)]
+    for note in [*notes, *[f"{one}." for one in printed.remarks]]:
+        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
 def _mark(row: Row, selection: Mapping[str, Any] | None) -> tuple[str, str | None]:
     if selection is None:
         return "", None
     keys = ("backbone", "source", "strategy", "cut", "recipe", "image_size", "processes")
 
     def is_it(role: str) -> bool:
-        return all(selection[role][key] == row[key] for key in keys)
+        known = {**results.ABLATIONS, **selection[role]}
+        return all(known[key] == row[key] for key in (*keys, *results.ABLATIONS))
 
     if is_it("chosen"):
         return "selected", "bold green"

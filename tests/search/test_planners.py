@@ -23,7 +23,7 @@ def make_space(**changes):
         "strategies": ("ftl", "ttl", "lwft", "tf"),
         "granularity": "stage",
         "seeds": (0, 1),
-        "recipe": RECIPES["fast"],
+        "recipes": (RECIPES["fast"],),
         "image_size": 32,
         "processes": 1,
         "cuts": {
@@ -116,6 +116,38 @@ def test_two_stage_prefers_the_smaller_of_equals_and_ignores_failures():
     assert simulate(two_stage, space, lambda _: 0.9)[1][0].cut == "s0.0"
     assert simulate(two_stage, space, lambda _: 0.9, failing=("s0",))[1][0].cut == "s1.0"
     assert len(simulate(two_stage, space, lambda _: 0.9, failing=STAGES)) == 1
+
+
+def test_two_stage_gives_both_cuts_of_every_strategy_in_every_condition():
+    """The headline table's -1 and -2, whatever the ablation: each condition has a search of its own."""
+    best = {"pooled": "s1", "flattened": "s2"}
+    space = make_space(heads=("pooled", "flattened"), shares=(0.5, 1.0))
+    coarse, fine = simulate(two_stage, space, lambda t: 0.9 if t.cut == best[t.head] else 0.5)
+    keys = {(t.strategy, t.head, t.share) for t in coarse if t.strategy != "ftl"}
+    assert len(keys) == 3 * 2 * 2
+    assert {(t.strategy, t.head, t.share) for t in fine} == keys
+    near = {"pooled": {"s1.0", "s1.1", "s2.0", "s2.1"}, "flattened": {"s2.0", "s2.1", "s3.0", "s3.1"}}
+    for strategy, head, share in keys:
+        mine = [t for t in fine if (t.strategy, t.head, t.share) == (strategy, head, share)]
+        assert {t.cut for t in mine} == near[head]
+        assert {t.seed for t in mine} == {0, 1}
+
+
+def test_a_cut_that_lost_a_seed_is_not_the_best_of_its_stage():
+    space = make_space(strategies=("ttl",))
+    done = {}
+    for trial in next(iter(space.series())).trials("stage"):
+        lost = trial.cut == "s0" and trial.seed == 1
+        value = 0.9 if trial.cut == "s0" else 0.8 if trial.cut == "s2" else 0.5
+        done[trial.trial_id] = Known(status="failed") if lost else Known(status="completed", best=value)
+    assert {step.trial.cut for step in two_stage(space, done)} == {"s2.0", "s2.1", "s3.0", "s3.1"}
+
+
+def test_an_ablation_is_a_factor_of_the_grid_and_the_default_is_not():
+    plain = exhaustive(make_space(), {})
+    wide = exhaustive(make_space(heads=("pooled", "flattened"), shares=(0.1, 1.0)), {})
+    assert len(wide) == 4 * len(plain)
+    assert {step.trial.trial_id for step in plain} < {step.trial.trial_id for step in wide}
 
 
 def test_what_has_not_been_trained_is_waited_for_and_an_unknown_planner_is_an_error():

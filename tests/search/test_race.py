@@ -43,7 +43,7 @@ def make_space(**changes):
         "strategies": ("ftl", "ttl", "lwft", "tf"),
         "granularity": "block",
         "seeds": (0, 1, 2),
-        "recipe": RECIPES["fast"],
+        "recipes": (RECIPES["fast"],),
         "image_size": 32,
         "processes": 1,
         "cuts": {("net", "block"): cuts, ("net", "stage"): cuts},

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from ttl.errors import ParamsError, SearchError
-from ttl.search.results import TRIALS_SCHEMA, leaderboard
+from ttl.search.results import TRIALS_SCHEMA, leaderboard, ordinary, settled, why_no_release
 from ttl.search.rule import SelectionRule
 from ttl.search.selection import pareto_front, select
 
@@ -74,6 +74,48 @@ def test_the_smallest_non_inferior_model_is_chosen_not_the_best():
     assert rows["a"]["difference"]["high"] < -0.02
     assert rows["c"]["difference"]["low"] > 0
     assert abs(found["test_difference"]["value"]) < 0.01
+
+
+def test_like_is_compared_with_like():
+    """Of two heads the better whole network decides; shares of the data and other splits take no part."""
+    one, first = sweep(MODELS)
+    names = pl.col("trial_id")
+    flat, second = sweep({("ftl", "full"): (2000, 2.5), ("ttl", "a"): (20, 2.5), ("ttl", "b"): (200, 1.0)})
+    half, third = sweep({("ftl", "full"): (1000, 9.0), ("ttl", "a"): (1, 9.0)})
+    trials = pl.concat(
+        [
+            one,
+            flat.with_columns(head=pl.lit("flattened"), trial_id="flat-" + names),
+            half.with_columns(share=pl.lit(0.5), trial_id="half-" + names),
+            half.with_columns(resplit=pl.lit("val"), trial_id="split-" + names),
+        ]
+    )
+    tables = {"flat": second, "half": third, "split": third}
+
+    def predictions(name):
+        kind, _, rest = name.partition("-")
+        return tables[kind](rest) if kind in tables else first(name)
+
+    found = select(trials, predictions, SelectionRule(margin=0.02))
+    assert (found["reference"]["head"], found["reference"]["share"]) == ("flattened", 1.0)
+    assert (found["chosen"]["cut"], found["chosen"]["params"]) == ("a", 20)
+    assert [row["params"] for row in found["candidates"]] == [20, 200, 2000]
+    assert any(
+        "4 models were trained by another recipe or with another head" in note for note in found["notes"]
+    )
+    board = leaderboard(trials.with_columns(pl.col("resplit").fill_null("none")))
+    assert board.filter(pl.col("cut") == "full").height == 4
+
+
+def test_experiments_alone_select_nothing_and_say_why():
+    trials, predictions = sweep(MODELS)
+    half = trials.with_columns(share=pl.lit(0.5))
+    with pytest.raises(SearchError, match="no trial of the whole network"):
+        select(half, predictions, SelectionRule())
+    assert "a share of the data" in why_no_release(settled(half))
+    assert "a split of its own" in why_no_release(settled(trials.with_columns(resplit=pl.lit("val"))))
+    assert ordinary(half).is_empty()
+    assert ordinary(trials).height == trials.height
 
 
 def test_a_wide_margin_lets_the_worse_one_in_and_a_narrow_one_none():

@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from ttl.cli import attention, hospital, models, networks, similarity, sweeps
+from ttl.cli import attention, hospital, models, networks, papers, similarity, sweeps
 from ttl.cli.data import data_app
 from ttl.cli.models import models_app
 from ttl.cli.shared import escaped
@@ -21,6 +21,7 @@ for command in (
     sweeps.report,
     similarity.similarity,
     attention.attention,
+    papers.paper,
     hospital.intake,
     hospital.retrain,
     models.predict,

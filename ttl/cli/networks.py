@@ -35,15 +35,17 @@ def cost(  # noqa: PLR0917 - typer calls it by keyword
     cut: Annotated[list[str] | None, typer.Option(help="Repeatable; all stage cuts if not given.")] = None,
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
     classes: Annotated[int, typer.Option(help="Number of outputs.")] = 2,
+    head: Annotated[str, typer.Option(help="pooled or flattened.")] = "pooled",
     as_json: Json = False,
 ) -> None:
     """Print parameters, multiply-accumulates, bytes and latency (batch 1, median, this machine)."""
     from dataclasses import asdict
 
     from ttl import tables
+    from ttl.data.fields import convert
     from ttl.models.cost import cost as measure
     from ttl.models.cuts import list_cuts
-    from ttl.models.names import FULL
+    from ttl.models.names import FULL, Head
     from ttl.models.network import STRATEGIES, NetworkSpec, build_network
 
     rows = []
@@ -54,7 +56,12 @@ def cost(  # noqa: PLR0917 - typer calls it by keyword
         stages = [one.name for one in list_cuts(backbone, "stage") if not one.whole or known.differs_at_top]
         for place in (cut or stages) if known.cuts else [FULL]:
             spec = NetworkSpec(
-                backbone=backbone, strategy=name, cut=place, num_classes=classes, image_size=image_size
+                backbone=backbone,
+                strategy=name,
+                cut=place,
+                num_classes=classes,
+                image_size=image_size,
+                head=convert(head, Head, "--head"),
             )
             network = build_network(spec, pretrained=False)
             rows.append({"strategy": name, "cut": place, **asdict(measure(network, image_size))})

@@ -31,6 +31,14 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
     recipe: Annotated[
         str | None, typer.Option(help="fast, paper, or YAML such as '{base: fast, epochs: 12}'.")
     ] = None,
+    optimizer: Annotated[list[str] | None, typer.Option(help="adam, adamw or sgd; repeatable.")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="pooled or flattened; repeatable.")] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="Of the training data, such as 0.1; repeatable, nested.")
+    ] = None,
+    resplit: Annotated[
+        str | None, typer.Option(help="Each seed divides anew: none, val (test stays) or all.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     processes: Annotated[int | None, typer.Option(help="Processes (GPUs) of one trial.")] = None,
     slots: Annotated[int | None, typer.Option(help="Jobs at once; as many as fit if not given.")] = None,
@@ -63,6 +71,10 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         "planner": planner,
         "seeds": seed,
         "recipe": _recipe(recipe),
+        "optimizers": optimizer,
+        "heads": head,
+        "shares": share,
+        "resplit": resplit,
         "image_size": image_size,
         "processes": processes,
         "slots": slots,

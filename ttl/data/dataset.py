@@ -53,7 +53,7 @@ class DatasetInfo:
     `shape` is (channels, height, width) of each sample. `counts` gives samples by split and class; where
     images have several labels, `images` gives those by split, and no class need be present in one. `notes`
     are sentences for people: leaks of a published split, what was assumed. `fit` is how images of another
-    shape were brought to this one.
+    shape were brought to this one. `given_split` says that the split came with the samples, undrawn.
     """
 
     name: str
@@ -67,6 +67,7 @@ class DatasetInfo:
     notes: tuple[str, ...] = ()
     fit: Fit = "pad"
     images: dict[str, int] | None = None
+    given_split: bool = True
 
     @property
     def sizes(self) -> dict[str, int]:

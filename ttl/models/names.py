@@ -7,5 +7,8 @@ Strategy = Literal["ftl", "ttl", "lwft", "tf"]
 
 Granularity = Literal["stage", "block"]
 
+Head = Literal["pooled", "flattened"]
+"""What makes logits of the features at the cut: a linear layer over their mean, or over all positions."""
+
 FULL = "full"
 """The cut of a network that is not cut."""

@@ -9,14 +9,18 @@ from torch import Tensor, nn
 from ttl.errors import ModelError
 from ttl.models.backbones import load_backbone
 from ttl.models.cuts import GRANULARITIES, list_cuts, replace_head, resolve, truncate
-from ttl.models.names import FULL
+from ttl.models.heads import flatten_head
+from ttl.models.names import FULL, Head
 from ttl.models.order import above
 from ttl.models.weights import IMAGENET, RANDOM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """All that rebuilds a network's structure. `image_size` is in pixels; `cut` is `full` for ftl."""
+    """All that rebuilds a network's structure. `image_size` is in pixels; `cut` is `full` for ftl.
+
+    A network with a flattened head takes images of that size alone.
+    """
 
     backbone: str
     strategy: str
@@ -24,6 +28,7 @@ class NetworkSpec:
     image_size: int
     cut: str = FULL
     source: str = IMAGENET
+    head: Head = "pooled"
 
 
 class Network(nn.Module):
@@ -162,10 +167,14 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = True, seed: int = 0) 
         image_size=spec.image_size,
         cut=cut,
         source=source,
+        head=spec.head,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return strategy.build(resolved)
+        network = strategy.build(resolved)
+        if spec.head == "flattened":
+            flatten_head(network.net, spec.num_classes, spec.image_size)
+        return network
 
 
 def _is_whole(backbone: str, cut: str) -> bool:

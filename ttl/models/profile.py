@@ -9,7 +9,7 @@ import torch
 from ttl.models.backbones import create
 from ttl.models.cost import counting
 from ttl.models.names import FULL, Strategy
-from ttl.models.network import STRATEGIES
+from ttl.models.network import STRATEGIES, NetworkSpec, build_network
 from ttl.models.order import evaluating, trace
 
 PER_IMAGE = 10_000_000
@@ -74,3 +74,18 @@ def profile(backbone: str, image_size: int) -> Profile:
         return Parts(total=sum(counts.values()), below=below)
 
     return Profile(macs=parts(macs), params=parts(params))
+
+
+@lru_cache
+def head_size(backbone: str, strategy: Strategy, cut: str, classes: int, image_size: int) -> int:
+    """Return the parameters of a network's flattened head."""
+    spec = NetworkSpec(
+        backbone=backbone,
+        strategy=strategy,
+        cut=cut,
+        num_classes=classes,
+        image_size=image_size,
+        head="flattened",
+    )
+    head = cast("Any", build_network(spec, pretrained=False).net).get_classifier()
+    return sum(parameter.numel() for parameter in head.parameters())

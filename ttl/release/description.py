@@ -1,6 +1,5 @@
 """What `model.json` says: all that is needed to rebuild a released network and to prepare its images."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from ttl.data.images import Fit
 from ttl.data.steps import ImageSteps
 from ttl.errors import ReleaseError
 from ttl.files import sha256
+from ttl.models.names import Head
+from ttl.training.identity import identity, later
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -88,6 +89,7 @@ class Description:
     versions: dict[str, str]
     int8: Int8Facts | None = None
     in_chans: int = 3
+    head: Head = later("pooled")
     format: int = FORMAT
 
     @property
@@ -98,11 +100,12 @@ class Description:
     @property
     def network(self) -> str:
         """The network in a few words: `efficientnet_lite0 ttl blocks.3`."""
-        return f"{self.backbone} {self.strategy} {self.cut}"
+        more = "" if self.head == "pooled" else f", {self.head} head"
+        return f"{self.backbone} {self.strategy} {self.cut}{more}"
 
     def to_json(self) -> str:
         """Return the text of `model.json`; the same values give the same bytes."""
-        values = {**dataclasses.asdict(self), "num_classes": self.num_classes}
+        values = {**identity(self), "num_classes": self.num_classes}
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -143,7 +146,7 @@ def fingerprint(folder: Path) -> str:
     What was measured when it was written, an int8 copy among it, may differ without making it another model,
     and so may the card.
     """
-    values = dataclasses.asdict(read_description(folder))
+    values = identity(read_description(folder))
     del values["int8"], values["onnx"]["val_auroc_change"]
     both = sha256(folder / WEIGHTS) + json.dumps(values, sort_keys=True)
     return hashlib.sha256(both.encode()).hexdigest()[:16]

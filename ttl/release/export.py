@@ -24,6 +24,7 @@ from ttl.release.description import (
 from ttl.release.int8 import Int8Rule, offer_int8
 from ttl.release.onnx import OPSET, TOLERANCE, check_onnx, open_session, run_session, write_onnx
 from ttl.release.predict import load_network
+from ttl.search.results import ABLATIONS
 from ttl.training.loop import image_steps, network_spec
 from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Trial
@@ -116,11 +117,17 @@ def _read_trial(runs: Runs, selection: Mapping[str, Any], revision: str) -> tupl
             "run `ttl sweep` again"
         )
     trial = runs.trial(trial_id)
-    for field in ("backbone", "strategy", "cut", "image_size"):
-        if getattr(trial, field) != chosen[field]:
+    if trial.share < 1 or trial.resplit != "none":
+        raise ReleaseError(
+            f"trial {trial_id} was trained on a share of the data, or on a split of its own: it is an "
+            "experiment's, and no model to release"
+        )
+    known = {**ABLATIONS, **chosen}
+    for field in ("backbone", "strategy", "cut", "image_size", "head"):
+        if getattr(trial, field) != known[field]:
             raise ReleaseError(
                 f"trial {trial_id} has {field} {getattr(trial, field)}, and the selection says "
-                f"{chosen[field]}; run `ttl sweep` again"
+                f"{known[field]}; run `ttl sweep` again"
             )
     if (trial.trial_id, trial.revision) != (trial_id, revision):
         raise ReleaseError(
@@ -171,6 +178,7 @@ def _describe(
         source_sha256=trial.source_sha256,
         strategy=trial.strategy,
         cut=trial.cut,
+        head=trial.head,
         image_size=trial.image_size,
         channels=info.shape[0],
         packed_size=(info.shape[1], info.shape[2]),

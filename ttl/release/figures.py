@@ -2,7 +2,7 @@
 
 Every figure is one narrow panel, so that a page can set them side by side or, on a telephone, one under the
 other. `trials` has the columns of `results/trials.parquet`, of one dataset; trials that are not completed,
-or lack the metric, are left out. A model is known by its backbone, its weights' source, strategy and cut.
+or lack the metric, are left out. A model is known by the values of `KEYS`.
 """
 
 import math
@@ -14,11 +14,13 @@ import polars as pl
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ttl.release import svg
+from ttl.search.results import ABLATIONS, FACTORS
 from ttl.units import magnitude
 
-Model = tuple[str, str, str, str]
+Model = tuple[Any, ...]
+"""The values of `KEYS`."""
 
-KEYS = ["backbone", "source", "strategy", "cut"]
+KEYS = ["backbone", "source", "strategy", "cut", "recipe", *ABLATIONS]
 NAMES = {"val_auroc": "validation AUROC", "test_auroc": "test AUROC"}
 ORDER = ("ftl", "ttl", "tf", "lwft")
 PANEL = (400.0, 320.0)
@@ -37,11 +39,20 @@ class Difference:
 
 
 def name_of(model: Model, *, among: Collection[Model] = ()) -> str:
-    """Return a model's short name, with the backbone and the source only where `among` has several."""
-    backbone, source, strategy, cut = model
-    short = strategy if strategy == "ftl" else f"{strategy} {cut}"
-    more = [name for i, name in enumerate((backbone, source)) if len({other[i] for other in among}) > 1]
+    """Return a model's short name, with the factors of which `among` has several values."""
+    known = dict(zip(KEYS, model, strict=True))
+    short = known["strategy"] if known["strategy"] == "ftl" else f"{known['strategy']} {known['cut']}"
+    more = [
+        told(name, known[name])
+        for place, name in enumerate(KEYS)
+        if name in FACTORS and len({other[place] for other in among}) > 1
+    ]
     return f"{short} ({', '.join(more)})" if more else short
+
+
+def told(factor: str, value: Any) -> str:
+    """Return a factor's value in words that say what it is of."""
+    return f"{factor} {value:g}" if isinstance(value, float) else str(value)
 
 
 def strategies_of(trials: pl.DataFrame) -> list[str]:

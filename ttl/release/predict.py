@@ -159,6 +159,7 @@ def rebuild(description: Description, weights: Path) -> nn.Module:
         num_classes=description.num_classes,
         image_size=description.image_size,
         cut=description.cut,
+        head=description.head,
     )
     return load_network(spec, _intact(weights, description.weights_sha256))
 

@@ -68,7 +68,7 @@ def section(
     chosen = model_of(selection["chosen"]) if selection else None
     reference = model_of(selection["reference"]) if selection else None
     rows = [
-        {**row, "role": role(row, chosen, reference), "factors": [row[name] for name in factors]}
+        {**row, "role": role(row, chosen, reference), "factors": _values(row, factors)}
         for row in board.iter_rows(named=True)
     ]
     failed = trials.filter(pl.col("status") == "failed")
@@ -102,12 +102,13 @@ def section(
 
 def model_of(values: Mapping[str, Any]) -> Model:
     """Return what the figures know a model by."""
-    return (values["backbone"], values["source"], values["strategy"], values["cut"])
+    known = {**results.ABLATIONS, **values}
+    return tuple(known[name] for name in figures.KEYS)
 
 
-def several(trials: pl.DataFrame) -> list[str]:
-    """Return which of backbone and source the trials have more than one of."""
-    return [name for name in ("backbone", "source") if trials[name].n_unique() > 1]
+def several(table: pl.DataFrame) -> list[str]:
+    """Return of which factors (backbone, source, recipe, ablations) the rows have more than one value."""
+    return results.factors(table)
 
 
 def role(row: Mapping[str, Any], chosen: Model | None, reference: Model | None) -> str:
@@ -123,7 +124,7 @@ def search_of(ledger: pl.DataFrame) -> dict[str, Any] | None:
     if (ledger["trained"] == "to the end").all():
         return None
     return {
-        "rows": [{**row, "factors": [row[name] for name in several(ledger)]} for row in ledger.to_dicts()],
+        "rows": [{**row, "factors": _values(row, several(ledger))} for row in ledger.to_dicts()],
         "models": dict(ledger.group_by("trained").len().iter_rows()),
         "share": int(ledger["epochs"].sum()) / int(ledger["full_epochs"].sum()),
     }
@@ -192,8 +193,8 @@ def _draw(
         "differences": None,
     }
     factors = several(completed)
-    for number_, (_, group) in enumerate(completed.group_by("backbone", "source", maintain_order=True)):
-        title = ", ".join(str(group[factor][0]) for factor in factors)
+    for number_, (_, group) in enumerate(completed.group_by(results.FACTORS, maintain_order=True)):
+        title = ", ".join(figures.told(factor, group[factor][0]) for factor in factors)
         if group.filter(pl.col("strategy") != "ftl").height:
             panels = [
                 Markup(figures.by_cut(group, metric=metric, name=f"{name}-{number_}-{metric}-cut"))
@@ -220,6 +221,10 @@ def _narrowed(selection: Mapping[str, Any]) -> bool:
     return len(selection.get("labels", {}).get("validation", ())) < len(
         selection["figures"]["chosen"].get("labels", ())
     )
+
+
+def _values(row: Mapping[str, Any], factors: Sequence[str]) -> list[str]:
+    return [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in factors]
 
 
 def _difference(candidate: Mapping[str, Any]) -> Difference:

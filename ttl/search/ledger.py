@@ -12,13 +12,22 @@ from ttl.search.space import Series, Space
 from ttl.training.runs import COMPLETED, FAILED
 from ttl.training.trial import Trial
 
-Key = tuple[str, str, str, str, str]
-"""Dataset, backbone, source, strategy and cut of a model."""
+Key = tuple[str, str, str, str, str, str, str, float]
+"""Dataset, backbone, source, strategy, cut, recipe, head and share of a model."""
 
 
 def key(trial: Trial) -> Key:
     """Return what a trial's model is known by in a ledger."""
-    return (trial.dataset, trial.backbone, trial.source, trial.strategy, trial.cut)
+    return (
+        trial.dataset,
+        trial.backbone,
+        trial.source,
+        trial.strategy,
+        trial.cut,
+        trial.recipe.name,
+        trial.head,
+        trial.share,
+    )
 
 
 def ledger(space: Space, progress: Progress, find: Find, reasons: Mapping[Key, str]) -> pl.DataFrame:
@@ -69,4 +78,8 @@ def _row(
         "epochs": epochs,
         "full_epochs": len(trials) * first.recipe.epochs,
         "reason": reason,
+        "recipe": first.recipe.name,
+        "head": first.head,
+        "share": first.share,
+        "resplit": first.resplit,
     }

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,23 @@ from ttl.training.runs import FAILED, RESULT
 
 STAMP = "sweep.json"
 
+UNKNOWN: Mapping[str, Any] = {"unselected": "the sweep has no entry of it"}
+
 PACKAGES = ("torch", "timm", "accelerate", "numpy", "polars", "scikit-learn")
 """Packages whose version may change a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a sweep came to. `unselected` says, for a dataset without a selection, why."""
+    """What a sweep came to. `unselected` says, for a dataset without a selection, why.
+
+    `experiments` says it for those where none was wanted: their models are compared, and not released.
+    """
 
     trials: pl.DataFrame
     selections: Mapping[str, Any]
     unselected: Mapping[str, str]
+    experiments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -65,7 +71,7 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
     weights = [place.path for place in places if place.path]
     known = {
         "sweep": {**asdict(params.sweep), **dict.fromkeys(RUNNING)}
-        | {"recipe": asdict(params.sweep.made_recipe())},
+        | {"recipe": [asdict(recipe) for recipe in params.sweep.made_recipes()]},
         "selection": asdict(params.selection),
         "merge": merge,
         "revisions": {name: PackedDataset.open(layout.datasets / name).revision for name in params.datasets},
@@ -97,13 +103,18 @@ def current(params: Params, layout: Layout, key: str) -> Outcome | None:
         return None
     names = list(params.datasets)
     trials = results.read_trials(layout.results).filter(pl.col("dataset").is_in(names))
-    known = results.read_selections(layout.results)
-    selections = {name: known[name] for name in names if name in known}
-    if set(selections) != set(names) or any(not _is_exported(layout, one) for one in selections.values()):
+    known = results.read_entries(layout.results)
+    selections = {name: known[name] for name in names if "unselected" not in known.get(name, UNKNOWN)}
+    experiments = {
+        name: known[name]["unselected"] for name in names if known.get(name, UNKNOWN).get("experiment")
+    }
+    if {*selections, *experiments} != set(names) or any(
+        not _is_exported(layout, one) for one in selections.values()
+    ):
         return None
     if any(not (layout.runs.folder(one) / RESULT).is_file() for one in trials["trial_id"]):
         return None
-    return Outcome(trials=trials, selections=selections, unselected={})
+    return Outcome(trials=trials, selections=selections, unselected={}, experiments=experiments)
 
 
 def _is_exported(layout: Layout, selection: Mapping[str, Any]) -> bool:

@@ -4,10 +4,10 @@ import math
 from functools import partial
 
 from ttl.errors import SearchError
-from ttl.models.cuts import Cut
+from ttl.models.cuts import GRANULARITIES, Cut
 from ttl.search.plan import Judge, Planner, Results, to_the_end
 from ttl.search.race import RACE, race
-from ttl.search.space import Series, Space, is_last_block
+from ttl.search.space import Series, Space, between
 from ttl.training.runs import COMPLETED
 from ttl.training.trial import Step, Trial
 
@@ -52,19 +52,9 @@ def _near_best(series: Series, known: Results) -> list[Cut]:
     if not any(math.isfinite(mean) for mean in means):
         return []
     best = max(range(len(stages)), key=lambda index: (means[index], -index))
-    blocks = [cut for cut in series.cuts("block") if cut is not None]
-    names = tuple(cut.name for cut in series.space.cuts[series.backbone, "block"])
-    every_stage = series.space.cuts[series.backbone, "stage"]
-    place = next(i for i, cut in enumerate(every_stage) if cut.name == stages[best].name)
-    ends = [_block_end(cut.name, names) for cut in every_stage]
-    low = ends[place - 1] if place > 0 else -1
-    high = ends[place + 1] if place + 1 < len(ends) else len(names)
-    at_stage = set(ends)
-    return [cut for cut in blocks if low < cut.index < high and cut.index not in at_stage]
-
-
-def _block_end(stage: str, blocks: tuple[str, ...]) -> int:
-    return next(i for i, block in enumerate(blocks) if is_last_block(block, stage, blocks))
+    every = {kind: [cut.name for cut in series.space.cuts[series.backbone, kind]] for kind in GRANULARITIES}
+    near = set(between(every["stage"], every["block"], stages[best].name))
+    return [cut for cut in series.cuts("block") if cut is not None and cut.name in near]
 
 
 def _mean_auroc(trials: list[Trial], known: Results) -> float:
@@ -73,4 +63,5 @@ def _mean_auroc(trials: list[Trial], known: Results) -> float:
         for trial in trials
         if (found := known.get(trial.trial_id)) and found.status == COMPLETED and found.best is not None
     ]
-    return sum(values) / len(values) if values else -math.inf
+    # One lucky seed of several says nothing: a cut counts with all of them.
+    return sum(values) / len(values) if len(values) == len(trials) else -math.inf

@@ -108,12 +108,31 @@ def race(space: Space, known: Results, *, judge: Judge) -> list[Step]:
 
 
 def verdicts(space: Space, dataset: str, known: Results, judge: Judge) -> list[Verdict]:
-    """Return what is decided of every model of a dataset, by size; the whole networks come last."""
+    """Return what is decided of every model of a dataset, by size; the whole networks come last.
+
+    Each condition (recipe, head, share) is a race of its own.
+    """
+    if space.resplit != "none":
+        raise SearchError(
+            "planner race compares models on the same images, and with resplit each seed has others: take "
+            "the planner exhaustive or two-stage"
+        )
     if all(STRATEGIES[name].cuts for name in space.strategies):
         raise SearchError(
             "planner race compares with the whole network: add the strategy ftl, or take another planner"
         )
-    models = sorted(_models(space, dataset, judge), key=lambda model: model.size)
+    everyone = sorted(_models(space, dataset, judge), key=lambda model: model.size)
+    return [
+        verdict
+        for condition in dict.fromkeys(model.series.condition for model in everyone)
+        for verdict in _alike(
+            [model for model in everyone if model.series.condition == condition], dataset, known, judge
+        )
+    ]
+
+
+def _alike(models: Sequence[Model], dataset: str, known: Results, judge: Judge) -> list[Verdict]:
+    """Return what is decided of the models of one condition, which come by size."""
     wholes = [_of_whole(model, known) for model in models if model.cut is None]
     smaller = [model for model in models if model.cut is not None]
     bar = _bar([one.model for one in wholes], known)

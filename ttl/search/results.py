@@ -19,6 +19,12 @@ HISTORIES = "history.parquet"
 SELECTION = "selection.json"
 LEDGER = "ledger.csv"
 
+ABLATIONS: dict[str, Any] = {"head": "pooled", "share": 1.0, "resplit": "none"}
+"""Columns that say how a trial differs from the ordinary one, and what they say of that."""
+
+FACTORS = ["backbone", "source", "recipe", *ABLATIONS]
+"""Columns of which a table shows those that differ between its rows."""
+
 _METRICS = [
     "val_loss",
     "val_auroc",
@@ -49,6 +55,7 @@ TRIALS_SCHEMA = pl.Schema(
         ("granularity", pl.String()),
     ]
     + [("seed", pl.Int64()), ("recipe", pl.String()), ("image_size", pl.Int64()), ("processes", pl.Int64())]
+    + [("head", pl.String()), ("share", pl.Float64()), ("resplit", pl.String())]
     + [("status", pl.String()), ("error", pl.String()), ("epochs", pl.Int64())]
     + [("train_seconds", pl.Float64()), ("train_macs", pl.Int64()), ("params", pl.Int64())]
     + [("macs", pl.Int64()), ("model_bytes", pl.Int64()), ("latency_ms", pl.Float64())]
@@ -67,7 +74,7 @@ MODEL = [
     "recipe",
     "image_size",
 ]
-MODEL += ["processes"]
+MODEL += ["processes", *ABLATIONS]
 """What makes a row of the leaderboard: a trial without its seed."""
 
 LEDGER_SCHEMA = pl.Schema(
@@ -83,6 +90,10 @@ LEDGER_SCHEMA = pl.Schema(
         "epochs": pl.Int64,
         "full_epochs": pl.Int64,
         "reason": pl.String,
+        "recipe": pl.String,
+        "head": pl.String,
+        "share": pl.Float64,
+        "resplit": pl.String,
     }
 )
 """`trained` is `to the end` (every seed), `in part`, `failed` or `never`. `epochs` are those trained, over
@@ -100,6 +111,40 @@ AVERAGED = [
     "test_ece",
 ]
 COSTS = ["params", "macs", "model_bytes", "latency_ms", "train_seconds"]
+
+
+def settled(trials: pl.DataFrame) -> pl.DataFrame:
+    """Return trials with all columns of `TRIALS_SCHEMA`: a table of before the ablations had none of them."""
+    filled = [
+        pl.col(name).fill_null(value) if name in trials.columns else pl.lit(value).alias(name)
+        for name, value in ABLATIONS.items()
+    ]
+    return trials.with_columns(filled)
+
+
+def ordinary(trials: pl.DataFrame) -> pl.DataFrame:
+    """Return the trials that a model may be released from: of all training data, on the dataset's own split.
+
+    A model trained on a share is compared, not released; and networks of different splits are never compared
+    with each other, nor with a test split that others have trained on.
+    """
+    return settled(trials).filter((pl.col("share") == 1.0) & (pl.col("resplit") == "none"))
+
+
+def why_no_release(trials: pl.DataFrame) -> str:
+    """Return why no model is selected of trials of which none is ordinary."""
+    resplit = trials["resplit"].unique().to_list() != ["none"]
+    return (
+        "each seed has a split of its own: the methods are compared, and no model is chosen among networks "
+        "that were validated on different images"
+        if resplit
+        else "all were trained on a share of the data: they are compared, and a model for use needs all of it"
+    )
+
+
+def factors(table: pl.DataFrame) -> list[str]:
+    """Return the columns of `FACTORS` of which the table has more than one value."""
+    return [name for name in FACTORS if name in table.columns and table[name].n_unique() > 1]
 
 
 def collect(progress: "Progress", runs: Runs) -> pl.DataFrame:
@@ -178,7 +223,8 @@ def write(
 
 def read_trials(folder: Path) -> pl.DataFrame:
     """Return `trials.parquet` of the folder."""
-    return _read(folder, TRIALS)
+    table = settled(_read(folder, TRIALS))
+    return table.select([name for name in TRIALS_SCHEMA if name in table.columns])
 
 
 def read_history(folder: Path) -> pl.DataFrame:
@@ -188,7 +234,19 @@ def read_history(folder: Path) -> pl.DataFrame:
 
 def read_ledger(folder: Path) -> pl.DataFrame:
     """Return `ledger.csv` of the folder."""
-    return pl.read_csv(_existing(folder, LEDGER), schema=LEDGER_SCHEMA)
+    path = _existing(folder, LEDGER)
+    known = pl.read_csv(path, n_rows=0).columns
+    book = pl.read_csv(path, schema={name: kind for name, kind in LEDGER_SCHEMA.items() if name in known})
+    # A ledger of before the ablations has none of their columns.
+    return (
+        settled(book)
+        .with_columns(
+            pl.lit(None, LEDGER_SCHEMA[name]).alias(name)
+            for name in LEDGER_SCHEMA
+            if name not in {*known, *ABLATIONS}
+        )
+        .select(LEDGER_SCHEMA.names())
+    )
 
 
 def read_entries(folder: Path) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from ttl.evaluation.labels import choose_thresholds
 from ttl.evaluation.scoring import Threshold
 from ttl.evaluation.statistics import Interval, auroc, interval, metrics_at, paired_difference
 from ttl.search.label_figures import judged_entry, label_figures, label_notes
-from ttl.search.results import MODEL
+from ttl.search.results import ABLATIONS, MODEL, ordinary
 from ttl.search.rule import SelectionRule
 from ttl.search.scores import Predictions, Scores, judged_in_test, judged_labels, read_scores
 from ttl.training.runs import COMPLETED, FAILED, STOPPED
 
 GROUP = [*MODEL, "source_sha256"]
-SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes"]
+SHOWN = ["backbone", "source", "strategy", "cut", "recipe", "image_size", "processes", *ABLATIONS]
+
+CONDITION = ("recipe", "head")
+"""What a reference and those compared with it have in common."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +64,14 @@ def select(
 ) -> dict[str, Any]:
     """Return the selection of one dataset, as its entry of `selection.json` without `data`.
 
-    `classes` are for the notes. Where images have several labels, models are compared by their mean AUROC
-    over those that enough patients have and lack, by the rule, in the validation split: `labels` says which,
-    in validation and in test. Choices are made on validation predictions. The test split is scored for the
-    chosen model and the reference alone. Raises `SearchError` if no ftl trial was completed.
+    Only `ordinary` trials are looked at, and like is compared with like: by one recipe, with one head, those
+    of the best whole network. `classes` are for the notes. Where images have several labels, models are
+    compared by their mean AUROC over those that enough patients have and lack, by the rule, in the validation
+    split: `labels` says which, in validation and in test. Choices are made on validation predictions. The
+    test split is scored for the chosen model and the reference alone. Raises `SearchError` if no ftl trial
+    was completed.
     """
+    trials = ordinary(trials)
     candidates, notes, given_up = _candidates(trials)
     wholes = [one for one in candidates if one.values["strategy"] == "ftl"]
     if not wholes:
@@ -84,8 +90,17 @@ def select(
     val = {ids: one.of(judged) for ids, one in whole_val.items()}
     means = {one.trial_ids: _mean_auroc(val[one.trial_ids]) for one in candidates}
     reference = max(wholes, key=lambda one: (means[one.trial_ids], -one.params))
-    compared = [one for one in candidates if set(one.seeds) == set(reference.seeds)]
-    given_up += len(candidates) - len(compared)
+    alike = [
+        one for one in candidates if all(one.values[name] == reference.values[name] for name in CONDITION)
+    ]
+    if len(alike) < len(candidates):
+        said = f"recipe {reference.values['recipe']}, {reference.values['head']} head"
+        notes.append(
+            f"{len(candidates) - len(alike)} models were trained by another recipe or with another head than "
+            f"the best whole network ({said}), and are not compared with it"
+        )
+    compared = [one for one in alike if set(one.seeds) == set(reference.seeds)]
+    given_up += len(alike) - len(compared)
     if given_up:
         notes.append(
             f"{given_up} models were not trained to the end with every seed: the planner gave them up, "

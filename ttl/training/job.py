@@ -258,7 +258,9 @@ def _predictions(dataset: PackedDataset, scored: dict[str, Scored], scoring: Sco
     scores = np.concatenate([scoring.probabilities(one.logits) for one in scored.values()])
     samples = dataset.samples[rows].select("sample_id", "patient_id", "split", "label")
     return samples.with_columns(
-        pl.Series("scores", scores.tolist(), dtype=pl.List(pl.Float64))
+        # The trial's, which may have been drawn anew.
+        pl.Series("split", [split for split, one in scored.items() for _ in one.indices]),
+        pl.Series("scores", scores.tolist(), dtype=pl.List(pl.Float64)),
     ).match_to_schema(predictions_schema(dataset.samples.schema["label"]))
 
 

@@ -33,6 +33,7 @@ from ttl.training.batches import (
     share,
     training_batches,
 )
+from ttl.training.division import divide
 from ttl.training.frozen import FrozenFeatures
 from ttl.training.objective import make_objective
 from ttl.training.pixels import Pixels
@@ -72,6 +73,7 @@ def network_spec(trial: Trial, classes: int) -> NetworkSpec:
         source=trial.source,
         num_classes=classes,
         image_size=trial.image_size,
+        head=trial.head,
     )
 
 
@@ -106,7 +108,8 @@ class Trainer:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.steps = image_steps(trial)
         self.labels, self.scoring = dataset.labels, scoring_of(dataset.info.task)
-        self.train_indices = dataset.indices("train")
+        self.division = divide(trial, dataset)
+        self.train_indices = self.division["train"]
         parts = self.world * micro_batches
         check_batches(len(self.train_indices), batch_size=self.recipe.batch_size, parts=parts)
         _check_weights(trial)
@@ -122,8 +125,9 @@ class Trainer:
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Network = built.to(accelerator.device)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
+        momentum = {"momentum": self.recipe.momentum} if self.recipe.optimizer == "sgd" else {}
         optimizer = _OPTIMIZERS[self.recipe.optimizer](
-            parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=True
+            parameters, lr=self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=True, **momentum
         )
         # What computes: compiled or not, it has the network's own weights.
         trained = torch.compile(self.network) if self.recipe.compile else self.network
@@ -149,7 +153,7 @@ class Trainer:
 
     def score(self, split: str) -> Scored:
         """Return the logits of every sample of a split, each exactly once, on every process."""
-        indices = self.dataset.indices(split)
+        indices = self.division[split]
         found_at, rows, start = [], [], 0
         self.network.eval()
         with torch.inference_mode(self.frozen is None), torch.no_grad():
@@ -279,6 +283,8 @@ class Trainer:
             max_lr=self.recipe.lr,
             total_steps=steps * self.recipe.epochs,
             pct_start=self.recipe.warmup,
+            # It would put a momentum of its own in the place of the recipe's.
+            cycle_momentum=self.recipe.optimizer != "sgd",
         )
 
     def _prepared(self, rows: NDArray[np.int64]) -> Tensor:
@@ -305,7 +311,7 @@ class Trainer:
         if not self.network.frozen or self.recipe.compile or self.recipe.epochs < 2:
             return None
         frozen = FrozenFeatures(self.network, self.trial.cut, self.trial.image_size)
-        frozen.keep("val", -(-len(self.dataset.indices("val")) // self.world))
+        frozen.keep("val", -(-len(self.division["val"]) // self.world))
         # Both faces are computed in the first epoch, so that two faces pay from the third epoch on.
         if self.recipe.crop_scale == 1 and self.recipe.epochs > self._faces:
             frozen.keep("train", self._faces * self.dataset.samples.height)
@@ -360,6 +366,7 @@ class Trainer:
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
 }
 
 

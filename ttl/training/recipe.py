@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ttl.data.fields import convert
 from ttl.errors import ParamsError
+from ttl.training.identity import later
 
-Optimizer = Literal["adam", "adamw"]
+Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["plateau", "one-cycle"]
 Criterion = Literal["val_loss", "val_auroc"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -19,6 +21,13 @@ SCHEDULES: dict[Schedule, set[str]] = {
     "one-cycle": {"warmup"},
 }
 """The settings that belong to one schedule alone."""
+
+SGD_RATE = 10.0
+"""Plain gradients want larger steps than Adam's normalised ones: `with_optimizer` multiplies by this.
+
+Fast and paper become 1e-2 and 1e-3, with momentum 0.9: inside the grid, 1e-4 to 1e-1, from which Kornblith et
+al. (CVPR 2019) choose for finetuning by SGD.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +40,8 @@ class Recipe:
     the centre crop (256/224 in the paper).
     `criterion` chooses the epoch whose weights are kept, on validation data.
     `compile` has the network compiled by `torch.compile`, which takes a minute or so a trial.
-    `SCHEDULES` says which settings belong to one schedule alone.
+    `SCHEDULES` says which settings belong to one schedule alone. `momentum` is SGD's, and stays as it is; a
+    one-cycle schedule moves Adam's.
     """
 
     name: str
@@ -52,6 +62,7 @@ class Recipe:
     class_weights: bool = True
     precision: Precision = "no"
     compile: bool = False
+    momentum: float = later(0.9)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -69,6 +80,10 @@ class Recipe:
                 raise ParamsError(
                     f"recipe {self.name}: {field} is {getattr(self, field)}; it must be over 0, at most 1"
                 )
+        if not 0 <= self.momentum < 1:
+            raise ParamsError(
+                f"recipe {self.name}: momentum is {self.momentum}; it must be from 0 to under 1"
+            )
         if self.resize < 1:
             raise ParamsError(f"recipe {self.name}: resize is {self.resize}; it must be at least 1")
 
@@ -120,8 +135,34 @@ def make_recipe(setting: str | dict[str, Any]) -> Recipe:
     for other, settings in SCHEDULES.items():
         if other != schedule and (idle := sorted(settings & set(changes))):
             raise ParamsError(f"recipe setting {idle[0]} belongs to the schedule {other}, not to {schedule}")
-    changes = {field: value for field, value in changes.items() if value != getattr(recipe, field)}
-    if not changes:
+    if "momentum" in changes and (used := changes.get("optimizer", recipe.optimizer)) != "sgd":
+        raise ParamsError(f"recipe setting momentum belongs to the optimizer sgd, not to {used}")
+    return _changed(recipe, changes)
+
+
+def with_optimizer(recipe: Recipe, optimizer: Optimizer) -> Recipe:
+    """Return the recipe with another optimizer, its learning rate brought to that one's scale.
+
+    The name says both. A recipe that has this optimizer stays as it is.
+    """
+    if optimizer == recipe.optimizer:
         return recipe
-    described = ",".join(f"{field}={value}" for field, value in sorted(changes.items()))
-    return dataclasses.replace(recipe, name=f"{base}({described})", **changes)
+    scale = {"sgd": SGD_RATE}
+    lr = recipe.lr * scale.get(optimizer, 1.0) / scale.get(recipe.optimizer, 1.0)
+    momentum = recipe.momentum if optimizer == "sgd" else 0.9
+    return _changed(recipe, {"optimizer": optimizer, "lr": float(f"{lr:.6g}"), "momentum": momentum})
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with these settings, under a name that says what differs from its base."""
+    base = RECIPES[recipe.name.partition("(")[0]]
+    changed = dataclasses.replace(recipe, **changes)
+    differing = {
+        field.name: getattr(changed, field.name)
+        for field in dataclasses.fields(Recipe)
+        if field.name != "name" and getattr(changed, field.name) != getattr(base, field.name)
+    }
+    if not differing:
+        return base
+    described = ",".join(f"{field}={value}" for field, value in sorted(differing.items()))
+    return dataclasses.replace(changed, name=f"{base.name}({described})")

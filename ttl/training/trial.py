@@ -4,10 +4,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ttl.errors import TrialError
-from ttl.models.names import FULL, Granularity, Strategy
+from ttl.models.names import FULL, Granularity, Head, Strategy
+from ttl.training.identity import identity, later
 from ttl.training.recipe import Recipe
 
 TRAINING_VERSION = 3
@@ -16,6 +17,9 @@ TRAINING_VERSION = 3
 It is part of each trial's identity, so that results of before are not taken for results of after.
 `tests/training/test_version.py` fails when a result changes and this number does not.
 """
+
+Resplit = Literal["none", "val", "all"]
+"""Whether each seed divides the samples anew: not at all; training and validation; or all three splits."""
 
 DESCRIPTIVE = {"cut_index", "granularity"}
 """Fields that say where a cut lies among others: they do not change the result, nor the identity."""
@@ -29,6 +33,8 @@ class Trial:
     themselves: their content is what counts, wherever they lie.
     `cut_index` counts the cuts of this granularity from the bottom; it is -1 for `full`.
     `processes` is part of the identity since batch norm sees each process's share of the batch alone.
+    `share` is of the training samples, `resplit` how the samples are divided anew: both follow the seed, and
+    `ttl.training.division` says how.
     """
 
     dataset: str
@@ -44,9 +50,14 @@ class Trial:
     cut_index: int = -1
     granularity: Granularity = "stage"
     processes: int = 1
+    head: Head = later("pooled")
+    share: float = later(1.0)
+    resplit: Resplit = later("none")
 
     def __post_init__(self) -> None:
-        """Refuse a cut without a strategy that cuts, and the reverse."""
+        """Refuse a cut without a strategy that cuts, the reverse, and a share that is none."""
+        if not 0 < self.share <= 1:
+            raise TrialError(f"share is {self.share}; it must be over 0, at most 1")
         if (self.strategy == "ftl") != (self.cut == FULL):
             raise TrialError(
                 f"strategy {self.strategy} does not go with cut {self.cut!r}: "
@@ -56,18 +67,20 @@ class Trial:
     @property
     def trial_id(self) -> str:
         """16 hexadecimal digits that stand for everything that can change the trial's result."""
-        identity = {name: value for name, value in self.to_dict().items() if name not in DESCRIPTIVE}
-        del identity["recipe"]["name"]
+        known = {name: value for name, value in identity(self).items() if name not in DESCRIPTIVE}
+        del known["recipe"]["name"]
         if self.source_sha256:
-            del identity["source"]
-        identity["training_version"] = TRAINING_VERSION
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+            del known["source"]
+        known["training_version"] = TRAINING_VERSION
+        canonical = json.dumps(known, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:
         """A short name for people, such as `phantom efficientnet_lite0 ttl blocks.3 seed 0`."""
-        return f"{self.dataset} {self.backbone} {self.strategy} {self.cut} seed {self.seed}"
+        more = "" if self.head == "pooled" else f" {self.head}"
+        more += "" if self.share == 1 else f" share {self.share:g}"
+        return f"{self.dataset} {self.backbone} {self.strategy} {self.cut}{more} seed {self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trial as plain values."""
