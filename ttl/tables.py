@@ -74,9 +74,9 @@ def similarity(about: Row, rows: Sequence[Row]) -> Table:
     synthetic = " — SYNTHETIC images" if about["synthetic"] else ""
     figures = ["SVCCA", "(random)", "CKA", "(random)", "val AUROC", "test AUPRC"]
     several = len(about["backbones"]) > 1
-    table = _table(
-        *(["backbone"] if several else []), "layer", *figures, title=f"{about['dataset']}{synthetic}", right=6
-    )
+    images = f"{about['images']['used']} of {about['images']['of']} validation images"
+    title = f"{about['dataset']}{synthetic}, {images}"
+    table = _table(*(["backbone"] if several else []), "layer", *figures, title=title, right=6)
     keys = ("svcca_finetuned", "svcca_random", "cka_finetuned", "cka_random", "val_auroc", "test_auprc")
     for row in rows:
         cells = ["–" if row[key] is None else f"{row[key]:.3f}" for key in keys]

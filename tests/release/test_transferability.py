@@ -159,9 +159,9 @@ def test_it_says_what_was_compared(found, made):
     assert about["synthetic"] is True
     (entry,) = about["backbones"]
     assert entry["finetuned"]["trial_id"] == made.trial.trial_id
-    assert entry["before"] == {
-        "source": made.trial.source, "sha256": made.trial.source_sha256, "seed": 0,
-    }  # fmt: skip
+    sha256 = made.trial.source_sha256
+    assert entry["before"] == {"source": "own.safetensors", "sha256": sha256, "seed": 0}
+    assert str(made.root) not in (found.folder / DESCRIPTION).read_text()
     assert entry["random"] == {"seed": 1}
     assert entry["notes"][0].startswith("fewer than 10 positions for each direction at layer2.0, layer3.0,")
     assert (found.folder / DESCRIPTION).read_text() == json.dumps(about, indent=2, ensure_ascii=False) + "\n"
@@ -267,6 +267,7 @@ def test_the_command_prints_and_writes(made, monkeypatch):
     assert {path.name for path in (made.root / "analysis" / NAME).iterdir()} == {TABLE, DESCRIPTION, FIGURE}
     text = CliRunner().invoke(app, ["similarity", "--images", "9"], catch_exceptions=False).output
     assert re.search(r"layer2\.0\s+1\.000\s+0\.\d{3}\s+1\.000\s+0\.\d{3}\s+0\.850\s+0\.800", text)
+    assert "squares — SYNTHETIC images, 9 of 40 validation images" in text
     assert f"figure: analysis/{NAME}/{FIGURE}" in text
 
 

@@ -162,8 +162,10 @@ def compare(
     entry = {
         "backbone": backbone,
         **{key: row[key] for key in SAME},
+        # A file's folder is this machine's business; its content is in the checksum.
+        "source": Path(row["source"]).name,
         "finetuned": {key: row[key] for key in ("trial_id", "seed", "epochs", *METRICS)},
-        "before": {"source": row["source"], "sha256": trial.source_sha256, "seed": trial.seed},
+        "before": {"source": Path(row["source"]).name, "sha256": trial.source_sha256, "seed": trial.seed},
         "random": {"seed": seed},
         "images": len(chosen),
         "whole": figures(networks.filter(pl.col("strategy") == "ftl")),
