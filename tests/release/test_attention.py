@@ -184,7 +184,7 @@ def test_volumes_several_labels_and_other_data_are_errors_that_say_so(project, t
 
 
 FOUND = {
-    "grid": [2, 2],
+    "grid": [4, 4],
     "common_grid": [2, 2],
     "layer": "blocks.6",
     "image_size": 64,
@@ -217,8 +217,13 @@ class TestNotes:
 
     def test_a_single_position_says_nothing_of_where(self):
         told = self.told(grid=[1, 1], explains=None)
-        assert "blocks.6 has a single position at 64 px" in told
+        assert "has 1×1 positions at 64 px, and a map cannot say where" in told
+        assert "no map is left" not in told
         assert "on the common 2 × 2 grid" in told
+
+    def test_few_positions_say_little_of_where(self):
+        assert "ttl: blocks.6 has 3×3 positions at 64 px, and with fewer than 16" in self.told(grid=[3, 3])
+        assert "a map says little of where" in self.told(grid=[3, 3])
 
     def test_what_is_empty_or_lacking_is_said(self):
         assert "ttl: 3 of 96 maps are empty" in self.told(empty=3)

@@ -14,6 +14,9 @@ from ttl.evaluation.statistics import Weights, paired
 
 REFERENCE = "ftl"
 
+FEW = 16
+"""A layer with fewer positions says little of where."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -71,14 +74,17 @@ def notes(values: Mapping[str, Any], *, asked: int) -> list[str]:
         found.append("The images are synthetic: the maps say nothing of patients.")
     for name, one in values["strategies"].items():
         rows, columns = one["grid"]
-        if rows * columns == 1:
-            found.append(
-                f"{name}: {one['layer']} has a single position at {one['image_size']} px, so its map cannot "
-                "say where; train at a larger image size."
+        if rows * columns < FEW:
+            says = (
+                "a map cannot say" if rows * columns == 1 else f"with fewer than {FEW} a map says little of"
             )
-        elif one["explains"] is None:
+            found.append(
+                f"{name}: {one['layer']} has {rows}×{columns} positions at {one['image_size']} px, and {says} "
+                "where; larger images give more."
+            )
+        if rows * columns > 1 and one["explains"] is None:
             found.append(f"{name}: with random weights no map is left to compare with.")
-        elif not one["explains"]:
+        elif one["explains"] is False:
             found.append(
                 f"{name}: with random weights the maps stay as they are (rank correlation "
                 f"{one['rank_correlation']:.2f}, bound {values['unchanged_from']}): they show the image, "

@@ -27,7 +27,7 @@ STRONGEST = 0.6
 
 GAP, MARGIN, LINE = 12, 20, 17
 INK, MUTED, WRONG, PAPER = "#1b1f24", "#59616b", "#a3126b", "#fdfdfe"
-KINDS = {"correct": "all are right", "disagreement": "ftl and ttl disagree", "error": "confident error"}
+KINDS = {"correct": "all are right", "disagreement": "ftl, ttl differ", "error": "confident error"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
