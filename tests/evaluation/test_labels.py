@@ -148,3 +148,21 @@ def test_the_task_says_how_logits_are_read():
     assert ONE_CLASS.probabilities(logits).sum() == pytest.approx(1)
     assert scoring_of("multilabel") is SEVERAL_LABELS
     assert scoring_of("binary") is scoring_of("multiclass") is ONE_CLASS
+
+
+def test_one_label_is_assured_as_the_binary_task_is():
+    labels, scores = sample(60, classes=1, unknown=0)
+    better = np.clip(scores + 0.1 * labels, 0, 1)
+    patients = np.arange(60) // 2
+    binary = [np.hstack([1 - one, one]) for one in (better, scores)]
+    expected = statistics.assured(labels[:, 0], *binary, patients, resamples=300)
+    assert statistics.assured(labels, better, scores, patients, resamples=300) == expected
+
+
+def test_of_the_images_that_assure_a_label_nothing_else_is_known():
+    labels, _ = sample(60)
+    added, right, _, films = statistics._added_labels(labels, np.arange(60))
+    assert added.shape == right.shape == (12, 3)
+    assert ((added >= 0).sum(axis=1) == 1).all()
+    assert [(added == side).sum() for side in (0, 1)] == [6, 6]
+    assert (films == 1).all()

@@ -175,7 +175,7 @@ def _added_labels(
 
     Of such an image nothing but that label is known.
     """
-    rows = [(c, side) for c in np.flatnonzero(scorable(labels)) for side in (PRESENT, ABSENT)]
+    rows = [(c, side) for c in np.flatnonzero(scorable(labels)) for side in (ABSENT, PRESENT)]
     added = np.full((2 * len(rows), labels.shape[1]), NOT_KNOWN, dtype=np.int64)
     for place, (label, side) in enumerate(rows):
         added[2 * place : 2 * place + 2, label] = side

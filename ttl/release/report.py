@@ -218,9 +218,9 @@ def _draw(
 
 def _narrowed(selection: Mapping[str, Any]) -> bool:
     """Return whether models were compared over some labels alone: on the figures' axes are means over all."""
-    return len(selection.get("labels", {}).get("validation", ())) < len(
-        selection["figures"]["chosen"].get("labels", ())
-    )
+    if "labels" not in selection:
+        return False
+    return len(selection["labels"]["validation"]) < len(selection["figures"]["chosen"]["labels"])
 
 
 def _values(row: Mapping[str, Any], factors: Sequence[str]) -> list[str]:
