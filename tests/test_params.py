@@ -24,6 +24,12 @@ GOOD = "prepare: {toy: {source: phantom, input: x}}\n"
         ("sweep: {bakbones: [x]}", "bakbones"),
         ("selection: {margin: 0.7}", "margin is 0.7"),
         ("swep: {}", "section 'swep'"),
+        ("sweep: {shares: [0.5, 0]}", "sweep.shares has 0; a share is over 0, at most 1"),
+        ("sweep: {shares: [1.0, 1]}", "each may stand there once"),
+        ("sweep: {heads: []}", "sweep.heads is empty"),
+        ("sweep: {heads: [mean]}", "it must be one of: pooled, flattened"),
+        ("sweep: {optimizers: [lamb]}", "it must be one of: adam, adamw, sgd"),
+        ("sweep: {resplit: test}", "it must be one of: none, val, all"),
         ("sweep: {slots: 0}", "slots is 0; it must be at least 1"),
         ("sweep: [", "not valid YAML"),
     ],
@@ -42,6 +48,16 @@ def test_options_override_the_file_and_nothing_else(tmp_path):
     params = load_params(path, {"seeds": [7], "granularity": None})
     assert (params.sweep.seeds, params.sweep.image_size, params.sweep.granularity) == ((7,), 48, "stage")
     assert params.datasets == ("toy",)
+
+
+def test_each_optimizer_is_a_recipe_of_its_own(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD + "sweep: {recipe: {base: fast, epochs: 3}, optimizers: [adamw, sgd]}")
+    names = [recipe.name for recipe in load_params(path).sweep.made_recipes()]
+    assert names == ["fast(epochs=3)", "fast(epochs=3,lr=0.01,optimizer=sgd)"]
+    assert [one.name for one in load_params(path, {"optimizers": ["adamw"]}).sweep.made_recipes()] == names[
+        :1
+    ]
 
 
 def test_a_folder_without_params_says_where_to_run(tmp_path, monkeypatch):

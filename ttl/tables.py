@@ -325,6 +325,8 @@ def print_outcome(console: Console, outcome: "Outcome", layout: Layout) -> None:
 def print_paper(console: Console, printed: "Printed") -> None:
     """Print the paper's headline table, and below it what must be known to read it."""
     table = _table(*printed.header, title=escape(printed.title), right=len(printed.header) - 2)
+    # It has many columns.
+    table.padding = (0, 1, 0, 0)
     for row, marks in zip(printed.rows, printed.marks, strict=True):
         raised = f" [dim]({', '.join(map(str, marks))})[/]" if marks else ""
         table.add_row(escape(row[0]) + raised, *map(escape, row[1:]))

@@ -67,6 +67,7 @@ def test_cells_are_in_the_papers_units():
     alone = table(seeds=(4,), test_auroc=Spread(mean=0.85, deviation=None), devices=("cpu", "a GPU"))
     assert alone.rows[6][2] == "0.850"
     assert "of the one seed 4: there is no deviation" in alone.remarks[0]
+    assert "in torch, taken after each training, beside others, on a GPU and cpu" in alone.remarks[1]
     assert "times of different devices cannot be compared" in alone.remarks[1]
     assert "patients alone" in alone.remarks[2]
 

@@ -216,6 +216,28 @@ def test_while_whole_networks_train_nothing_is_given_up_and_the_likely_go_on():
     assert [step.trial.seed for step in found["full"].steps] == [2]
 
 
+def test_conditions_are_raced_apart_and_repeated_splits_not_at_all():
+    """With half of the data the whole network is worse: what is non-inferior there is so only there."""
+
+    class Two(World):
+        def curve(self, trial):
+            lower = 0.02 if trial.share < 1 and trial.cut == "full" else 0.0
+            return tuple(value - lower for value in self.curves[trial.cut])
+
+    world, space = Two(CURVES), make_space(strategies=("ftl", "ttl"), shares=(1.0, 0.5))
+    world.run(space)
+    progress = follow(world.planner, space, world.find)
+    chosen = {
+        one.model.trials[0].share: one.model.trials[0].cut
+        for one in verdicts(space, "d", progress.known, world.judge)
+        if one.decision == "selected"
+    }
+    # 0.974 − 0.976 − 0.005 is above the margin, and 0.974 − 0.996 − 0.005 is not.
+    assert chosen == {1.0: "blocks.2.1", 0.5: "blocks.1.1"}
+    with pytest.raises(SearchError, match="take the planner exhaustive or two-stage"):
+        world.planner(make_space(resplit="val"), {})
+
+
 def test_a_failed_seed_is_out_and_the_next_model_is_tried():
     world, space = World(CURVES), make_space(strategies=("ftl", "ttl"))
     world.run(space, failing=("blocks.2.1",))

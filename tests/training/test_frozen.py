@@ -23,19 +23,25 @@ def calls(module):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "cut", "size"),
+    ("backbone", "cut", "size", "head"),
     [
-        ("resnet18", "layer2", 32),
-        ("resnet18", "layer3.0", 32),
-        ("efficientnet_lite0", "blocks.2", 32),
-        ("convnext_atto", "stages.1", 32),
-        ("vit_tiny_patch16_224", "blocks.5", 32),
-        ("densenet121", "features.denseblock2", 32),
+        ("resnet18", "layer2", 32, "pooled"),
+        ("resnet18", "layer3.0", 64, "flattened"),
+        ("efficientnet_lite0", "blocks.2", 32, "pooled"),
+        ("convnext_atto", "stages.1", 32, "pooled"),
+        ("vit_tiny_patch16_224", "blocks.5", 32, "pooled"),
+        ("densenet121", "features.denseblock2", 32, "pooled"),
     ],
 )
-def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size):
+def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size, head):
     spec = NetworkSpec(
-        backbone=backbone, strategy="lwft", cut=cut, source="random", num_classes=3, image_size=size
+        backbone=backbone,
+        strategy="lwft",
+        cut=cut,
+        source="random",
+        num_classes=3,
+        image_size=size,
+        head=head,
     )
     network = build_network(spec)
     frozen = FrozenFeatures(network, cut, size)

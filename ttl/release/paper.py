@@ -191,6 +191,9 @@ def _remarks(rows: Sequence[Row], condition: Mapping[str, Any], confidence: floa
         return ["The sweep has no completed trial of this table"]
     devices = sorted({one for row in trained for one in row.devices})
     single = len(seeds) == 1
+    told = (
+        "T is the median time of one image at batch 1 in torch, taken after each training, beside others, on "
+    )
     remarks = [
         "AUROC and AUPRC are of the test split, "
         + (
@@ -199,7 +202,7 @@ def _remarks(rows: Sequence[Row], condition: Mapping[str, Any], confidence: floa
             else f"mean {PLUS_MINUS} standard deviation over {len(seeds)} seeds"
         )
         + "; cuts were chosen by mean validation AUROC alone",
-        "T is the median time of one image at batch 1 in torch, measured after each training, on "
+        told
         + " and ".join(devices)
         + (": times of different devices cannot be compared" if len(devices) > 1 else ""),
     ]
