@@ -2,6 +2,7 @@
 
 import io
 import os
+import traceback
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import ImageDraw
 
 from tests.intake.conftest import PSEUDONYMS, SPEC, as_bytes, dataset, film, write_csv, write_drop
 from ttl.data.dataset import pixel_hash
-from ttl.errors import DataError
+from ttl.errors import DataError, ServiceError
 from ttl.intake import check, inspect
 from ttl.intake.check import check_drop, summary
 from ttl.intake.drop import open_drop
@@ -281,3 +282,15 @@ def test_pydicom_files_with_a_name_stay_unnamed(tmp_path, capfd, caplog):
     assert found.verdict.reason == Reason.NOT_DEIDENTIFIED
     assert "Doe" not in "".join(capfd.readouterr()) + caplog.text + found.verdict.detail
     assert pydicom.dcmread(io.BytesIO(data)).PatientName == "Doe^Jane"
+
+
+def test_a_file_that_cannot_be_read_is_not_named(tmp_path, caplog):
+    files = {"films/SHUT^HANS.dcm": slice_of(1)}
+    folder = write_drop(tmp_path / "s" / "d", files, [(name, "normal") for name in files])
+    drop = open_drop(f"refusing://{folder}")
+    with pytest.raises(ServiceError, match=r"reading what lies there: PermissionError") as caught:
+        list(check_drop(drop, SPEC, Known.of(None), PSEUDONYMS, workers=1))
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert str(folder) in told
+    assert "SHUT" not in told
+    assert "films" not in told

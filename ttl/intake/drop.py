@@ -152,7 +152,7 @@ class Drop:
 def find_drops(incoming: str) -> list[Drop]:
     """Return the drops under `<incoming>/<site>/<drop>/` that have a manifest, by site and name."""
     return [
-        Drop(site, name, Bucket(_join(incoming, site, name), patience=PATIENCE))
+        Drop(site, name, Bucket(_join(incoming, site, name), patience=PATIENCE, private=True))
         for site, name, whole in _places(incoming)
         if whole
     ]
@@ -169,13 +169,13 @@ def open_drop(address: str) -> Drop:
     parts = [part for part in full.partition("://")[2 if "://" in full else 0].split("/") if part]
     if len(parts) < 2:
         raise DataError(f"{address!r} is no drop; give the address of <site>/<drop>")
-    drop = Drop(parts[-2], parts[-1], Bucket(full, patience=PATIENCE))
+    drop = Drop(parts[-2], parts[-1], Bucket(full, patience=PATIENCE, private=True))
     _ = drop.digest
     return drop
 
 
 def _places(incoming: str) -> Iterator[tuple[str, str, bool]]:
-    bucket = Bucket(incoming, patience=PATIENCE)
+    bucket = Bucket(incoming, patience=PATIENCE, private=True)
     for site in bucket.folders():
         if site.startswith("."):
             continue

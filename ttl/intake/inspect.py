@@ -41,7 +41,7 @@ class Inspector:
     @cached_property
     def bucket(self) -> Bucket:
         """The drop's files, for this process."""
-        return Bucket(self.address, patience=PATIENCE)
+        return Bucket(self.address, patience=PATIENCE, private=True)
 
     def look(self, listed: Listed, label: Label | None) -> Checked:
         """Read one file and inspect it. Raises `ServiceError` if the storage does not answer."""
