@@ -8,7 +8,7 @@ from flows.revisions import catch_up, publish
 from ttl.data.dataset import INFO, PackedDataset
 from ttl.data.pack import settle
 from ttl.errors import DataError, ServiceError
-from ttl.intake.append import Taken
+from ttl.intake.append import Taken, taken
 from ttl.intake.arrivals import look, take
 from ttl.intake.identity import Pseudonyms
 from ttl.layout import Layout
@@ -39,19 +39,16 @@ def take_drops(name: str, layout: Layout, *, own: bool, push: bool) -> Intake:
         if own:
             catch_up(layout, name)
         settle(root)
-        arrived = look(spec, root)
-        records: list[Taken] = []
-        if arrived.ready:
-            records = take(
-                name, spec, arrived.ready, root, pseudonyms=pseudonyms, workers=len(os.sched_getaffinity(0))
-            )
+        arrived = look(spec, [one.digest for one in taken(root)])
+        brought = take(
+            name, spec, arrived.ready, root, pseudonyms=pseudonyms, workers=len(os.sched_getaffinity(0))
+        )
+        records, waiting = brought.taken, tuple(sorted([*arrived.waiting, *brought.waiting]))
         if not (root / INFO).is_file():
-            return Intake(taken=(), waiting=arrived.waiting, revision="")
+            return Intake(taken=(), waiting=waiting, revision="")
         title = f"{name}: {', '.join(f'{one.site}/{one.drop}' for one in records) or 'drops taken before'}"
         if publish(layout, name, title, push=push):
-            return Intake(
-                taken=tuple(records), waiting=arrived.waiting, revision=PackedDataset.open(root).revision
-            )
+            return Intake(taken=records, waiting=waiting, revision=PackedDataset.open(root).revision)
         if not own:
             raise DataError(
                 f"others have pushed to the branch meanwhile; `git pull --rebase`, `dvc checkout {root}` and "

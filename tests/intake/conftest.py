@@ -4,6 +4,7 @@ import csv
 import errno
 import hashlib
 import io
+import os
 
 import fsspec
 import numpy as np
@@ -116,7 +117,7 @@ class Refusing(LocalFileSystem):
 
 def refuse(path):
     """Answer as an operating system does of what it keeps somebody from."""
-    if "SHUT" in str(path):
+    if "SHUT" in os.path.realpath(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 

@@ -267,13 +267,12 @@ class Site:
         return write_drop(self.incoming, site="north", drop=name, patients=patients, date=date, **options)
 
     def look(self):
-        return look(self.spec, self.root)
+        return look(self.spec, [one.digest for one in taken(self.root)])
 
     def take(self):
         """Take what is ready; return the records of this time by drop."""
-        ready = self.look().ready
-        made = take(NAME, self.spec, ready, self.root, pseudonyms=PSEUDONYMS, workers=1) if ready else []
-        return {one.drop: one for one in made}
+        made = take(NAME, self.spec, self.look().ready, self.root, pseudonyms=PSEUDONYMS, workers=0)
+        return {one.drop: one for one in made.taken}
 
 
 @pytest.fixture(scope="session")

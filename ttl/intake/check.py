@@ -37,7 +37,7 @@ def check_drop(
     """
     inspector = Inspector(
         address=drop.bucket.address,
-        place=f"{drop.site}/{drop.name}",
+        place=drop.place,
         spec=spec,
         # A sender's verdicts on patients need a key, which nobody will ask for again.
         pseudonyms=pseudonyms or Pseudonyms(secrets.token_bytes(KEY_BYTES)),
