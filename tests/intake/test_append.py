@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ttl.data.dataset import PackedDataset, pixel_hash
+from ttl.data.dataset import PackedDataset, pixel_hash, shard_name
 from ttl.errors import DataError
 from ttl.intake.append import ROLLING, Delivery, append, phashes, received, side_of, taken
 from ttl.intake.spec import IntakeSpec
@@ -136,6 +136,36 @@ def test_a_first_delivery_without_every_class_in_every_split_is_refused(tmp_path
     with pytest.raises(DataError, match="class 'finding' has no sample"):
         append("toy", SPEC, [delivery("first", checked(["p0", "p2"][:1]))], tmp_path / "toy")
     assert not (tmp_path / "toy").exists()
+
+
+def contents(root):
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+def test_images_that_were_checked_against_another_revision_are_refused(root, tmp_path):
+    seen = PackedDataset.open(root).revision
+    append("toy", SPEC, [delivery("second", checked(["q0"]))], root, compared_with=seen)
+    before = contents(root)
+    with pytest.raises(DataError, match="somebody else has taken drops in"):
+        append("toy", SPEC, [delivery("third", checked(["q1"]))], root, compared_with=seen)
+    with pytest.raises(DataError, match="checked against none"):
+        append("toy", SPEC, [delivery("third", checked(["q1"]))], root, compared_with="")
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("patients", [[], ["q0"]])
+def test_a_drop_that_was_taken_meanwhile_is_refused_and_its_record_stays(root, patients):
+    before = contents(root)
+    with pytest.raises(DataError, match=r"north/first was taken meanwhile, at 2026-03-01 08:00"):
+        append("toy", SPEC, [delivery("first", checked(patients))], root)
+    assert contents(root) == before
+
+
+def test_a_shard_that_no_sample_lies_in_is_not_written_through(root):
+    (root / shard_name(1)).write_bytes(b"left by somebody")
+    with pytest.raises(DataError, match=r"00001\.u8 of none of its drops"):
+        append("toy", SPEC, [delivery("second", checked(["q0"]))], root)
+    assert (root / shard_name(1)).read_bytes() == b"left by somebody"
 
 
 def test_another_kind_of_image_is_refused(root):

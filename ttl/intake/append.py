@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -103,23 +103,36 @@ def received(root: Path) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=RECEIVED_SCHEMA), *rows])
 
 
-def append(name: str, spec: IntakeSpec, deliveries: Iterable[Delivery], root: Path) -> list[Taken]:
+def append(
+    name: str,
+    spec: IntakeSpec,
+    deliveries: Iterable[Delivery],
+    root: Path,
+    *,
+    compared_with: str | None = None,
+) -> list[Taken]:
     """Make the dataset in the folder `root` of what is there and of these drops; return the drops' records.
 
     Old shards and rows stay as they are, byte for byte; new images come in new shards, one image at a time
     in memory. The folder is replaced in one step: it has a drop's images and its record, or neither.
 
     Images of known patients go where the patients are, new patients where `side_of` sends them. A dataset
-    that is not there yet is divided as `spec.split` says, and its test split is frozen from then on. Raises
-    `DataError` for a first delivery that does not give every split every class, and for images that do not
-    fit the dataset.
+    that is not there yet is divided as `spec.split` says, and its test split is frozen from then on.
+
+    `compared_with` is the revision in whose light the images were checked, empty where there was no dataset;
+    None leaves that open. Raises `DataError` if it is not the one that is there by now, for a drop that was
+    taken already, for a first delivery that does not give every split every class, and for images that do
+    not fit the dataset.
     """
-    before = PackedDataset.open(root) if (root / INFO).is_file() else None
-    if before is not None:
-        _check_fits(before, spec)
     with replacing(root) as aside:
+        # Nobody else writes from here on.
+        before = PackedDataset.open(root) if (root / INFO).is_file() else None
+        if compared_with is not None:
+            _check_unchanged(root, "" if before is None else before.revision, compared_with)
         if before is not None:
+            _check_fits(before, spec)
             _keep(root, aside)
+        deliveries = _new_ones(deliveries, {} if before is None else {o.digest: o for o in taken(root)})
         first = 0 if before is None else int(before.samples["shard"].max()) + 1  # type: ignore[arg-type]
         records, rows = _write(deliveries, aside, spec, first)
         if before is None and not rows:
@@ -183,7 +196,8 @@ def _write(
         number = first + (rows[-1]["shard"] - first + 1 if rows else 0)
         for position, image in enumerate(_accepted(delivery, quarantined)):
             shard, row = divmod(position, per_shard)
-            with (folder / shard_name(number + shard)).open("ab") as file:
+            path = folder / shard_name(number + shard)
+            with path.open("ab") if row else _create(path) as file:
                 file.write(np.ascontiguousarray(image.pixels).data)
             rows.append(_row(image, delivery.site, number + shard, row))
             hashes.append((image.sample_id, image.phash))
@@ -196,10 +210,30 @@ def _write(
             quarantined=quarantined,
         )
         stem = _stem(delivery.digest)
-        pl.DataFrame(hashes, IMAGES_SCHEMA, orient="row").write_parquet(folder / f"{stem}.parquet")
-        (folder / f"{stem}.json").write_text(record.to_json(), encoding="utf-8")
+        with _create(folder / f"{stem}.parquet") as file:
+            pl.DataFrame(hashes, IMAGES_SCHEMA, orient="row").write_parquet(file)
+        with _create(folder / f"{stem}.json") as file:
+            file.write(record.to_json().encode())
         records.append(record)
     return records, rows
+
+
+def _create(path: Path) -> BinaryIO:
+    """Open a new file. What is there already is the live dataset's, by another name: see `_keep`."""
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        raise DataError(f"the dataset has a {path.name} of none of its drops; remove it") from None
+
+
+def _new_ones(deliveries: Iterable[Delivery], done: Mapping[str, Taken]) -> Iterator[Delivery]:
+    for delivery in deliveries:
+        if delivery.digest in done:
+            raise DataError(
+                f"{delivery.site}/{delivery.drop} was taken meanwhile, at "
+                f"{done[delivery.digest].received_at:%Y-%m-%d %H:%M %z}; run this again, it is left out"
+            )
+        yield delivery
 
 
 def _accepted(delivery: Delivery, quarantined: dict[str, str]) -> Iterator[Image]:
@@ -245,6 +279,14 @@ def _check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
             f"{before.root} has classes {', '.join(info.classes)} and images {info.shape}; params.yaml says "
             f"{', '.join(spec.classes)} and {spec.shape}: a dataset keeps what it began with, under another "
             "name another may begin"
+        )
+
+
+def _check_unchanged(root: Path, now: str, then: str) -> None:
+    if now != then:
+        raise DataError(
+            f"{root} has become {now} while drops were checked against {then or 'none'}: somebody else has "
+            "taken drops in; run this again, no drop is lost"
         )
 
 

@@ -95,7 +95,8 @@ class _UnreadError(Exception):
 def _take(
     name: str, spec: IntakeSpec, drops: Sequence[Drop], root: Path, *, pseudonyms: Pseudonyms, workers: int
 ) -> list[Taken]:
-    known = Known.of(PackedDataset.open(root) if (root / INFO).is_file() else None)
+    before = PackedDataset.open(root) if (root / INFO).is_file() else None
+    known = Known.of(before)
     now = datetime.datetime.now(datetime.UTC)
 
     def checked(drop: Drop) -> Iterator[Checked]:
@@ -115,4 +116,5 @@ def _take(
         )
         for drop in drops
     )
-    return append(name, spec, deliveries, root)
+    revision = "" if before is None else before.revision
+    return append(name, spec, deliveries, root, compared_with=revision)
