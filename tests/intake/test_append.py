@@ -2,6 +2,8 @@
 
 import datetime
 import hashlib
+import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -172,6 +174,25 @@ def test_another_kind_of_image_is_refused(root):
     other = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=32)
     with pytest.raises(DataError, match="a dataset keeps what it began with"):
         append("toy", other, [delivery("second", checked(["q"], spec=other))], root)
+
+
+def test_what_pseudonyms_were_made_of_is_recorded_and_kept_to(root):
+    assert [one.patient_ids for one in taken(root)] == ["of-site"]
+    assert any(
+        "one person at two sites counts as two" in note for note in PackedDataset.open(root).info.notes
+    )
+    shared = replace(SPEC, patient_ids="shared")
+    with pytest.raises(DataError, match=r"made with patient_ids: of-site; params\.yaml says shared"):
+        append("toy", shared, [delivery("second", checked(["q"]))], root)
+    # A record of before there was the setting: sites were not told apart.
+    (record,) = root.glob("drop-*.json")
+    record.write_text(
+        json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "patient_ids"})
+    )
+    assert [one.patient_ids for one in taken(root)] == ["shared"]
+    with pytest.raises(DataError, match=r"made with patient_ids: shared; params\.yaml says of-site"):
+        append("toy", SPEC, [delivery("second", checked(["q"]))], root)
+    assert append("toy", shared, [delivery("second", checked(["q"]))], root)[0].accepted == 2
 
 
 def test_a_sample_that_is_there_already_is_not_appended_again(root):

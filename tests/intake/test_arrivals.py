@@ -47,7 +47,7 @@ def test_a_drop_of_which_a_file_cannot_be_read_is_left_whole_and_the_others_are_
     drop(incoming, "south/c", range(15, 17))
     arrived = look(spec, ())
     assert not arrived.waiting
-    brought = take("toy", spec, arrived.ready, root, pseudonyms=PSEUDONYMS, workers=1)
+    brought = take("toy", spec, arrived.ready, root, pseudonyms=PSEUDONYMS, workers=0)
     assert [one.drop for one in brought.taken] == [one.drop for one in taken(root)] == ["a", "c"]
     ((place, reason),) = brought.waiting
     assert place == "north/b"
@@ -61,4 +61,4 @@ def test_storage_that_is_gone_is_no_single_drops_fault(spec, tmp_path):
     arrived = look(spec, ())
     gone = replace(spec, incoming=f"refusing://{incoming.with_name('SHUT')}")
     with pytest.raises(ServiceError, match="cannot be used"):
-        take("toy", gone, arrived.ready, tmp_path / "toy", pseudonyms=PSEUDONYMS, workers=1)
+        take("toy", gone, arrived.ready, tmp_path / "toy", pseudonyms=PSEUDONYMS, workers=0)

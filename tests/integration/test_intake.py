@@ -408,7 +408,7 @@ def test_every_fault_is_caught_and_no_good_file_is_lost(site):
         for path in (site.incoming / "north/first/films").iterdir()
     ]
     frozen = sorted(
-        {str(f.PatientID) for f in films if sides[PSEUDONYMS.of("patient", str(f.PatientID))] == "test"}
+        {str(f.PatientID) for f in films if sides[PSEUDONYMS.of_patient(str(f.PatientID), "north")] == "test"}
     )
     # What has not come waits, and what waits is looked at no further: see `half-copied` above.
     faults.remove("half-copied")

@@ -18,11 +18,16 @@ from ttl.data.dataset import INFO, SAMPLES, SCHEMA, SPLITS, DatasetInfo, PackedD
 from ttl.data.pack import SHARD_BYTES, replacing
 from ttl.data.sources.base import task_of
 from ttl.errors import DataError
-from ttl.intake.spec import IntakeSpec
+from ttl.intake.spec import IntakeSpec, PatientIds
 from ttl.intake.verdict import Checked, Image
 
 ROLLING = "rolling"
 """The split of patients who came after the test set was frozen, and who are not trained on either."""
+
+PATIENTS: Mapping[PatientIds, str] = {
+    "of-site": "A PatientID is taken for a patient of its own site: one person at two sites counts as two.",
+    "shared": "A PatientID is taken for the same patient at all sites.",
+}
 
 IMAGES_SCHEMA = pl.Schema({"sample_id": pl.String, "phash": pl.String})
 RECEIVED_SCHEMA = pl.Schema(
@@ -35,7 +40,8 @@ class Taken:
     """The record of a drop that has been taken, beside the dataset's shards: `drop-<digest>.json`.
 
     `digest` is the SHA-256 of the drop's manifest. `received_at` is when it was taken. `quarantined` gives
-    each file that did not get in, by a keyed hash of its path, with the reason.
+    each file that did not get in, by a keyed hash of its path, with the reason. `patient_ids` is as in
+    `IntakeSpec`: what the patients' pseudonyms were made of.
     """
 
     site: str
@@ -44,6 +50,7 @@ class Taken:
     received_at: datetime.datetime
     accepted: int
     quarantined: Mapping[str, str] = field(default_factory=dict)
+    patient_ids: PatientIds = "of-site"
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -58,7 +65,8 @@ class Taken:
     @classmethod
     def from_json(cls, text: str) -> "Taken":
         """Return the record that `to_json` gave."""
-        values = json.loads(text)
+        # Records of before the setting are of shared ids.
+        values = {"patient_ids": "shared", **json.loads(text)}
         return cls(**{**values, "received_at": datetime.datetime.fromisoformat(values["received_at"])})
 
 
@@ -130,7 +138,7 @@ def append(
         if compared_with is not None:
             _check_unchanged(root, "" if before is None else before.revision, compared_with)
         if before is not None:
-            _check_fits(before, spec)
+            check_fits(before, spec)
             _keep(root, aside)
         deliveries = _new_ones(deliveries, {} if before is None else {o.digest: o for o in taken(root)})
         first = 0 if before is None else int(before.samples["shard"].max()) + 1  # type: ignore[arg-type]
@@ -208,6 +216,7 @@ def _write(
             received_at=delivery.received_at,
             accepted=len(hashes),
             quarantined=quarantined,
+            patient_ids=spec.patient_ids,
         )
         stem = _stem(delivery.digest)
         with _create(folder / f"{stem}.parquet") as file:
@@ -272,13 +281,21 @@ def _keep(root: Path, aside: Path) -> None:
             shutil.copyfile(path, aside / path.name)
 
 
-def _check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
+def check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
+    """Raise `DataError` where a dataset was begun with other settings than `spec` has."""
     info = before.info
     if (info.classes, info.shape) != (spec.classes, spec.shape):
         raise DataError(
             f"{before.root} has classes {', '.join(info.classes)} and images {info.shape}; params.yaml says "
             f"{', '.join(spec.classes)} and {spec.shape}: a dataset keeps what it began with, under another "
             "name another may begin"
+        )
+    others = {one.patient_ids for one in taken(before.root)} - {spec.patient_ids}
+    if others:
+        raise DataError(
+            f"{before.root} was made with patient_ids: {others.pop()}; params.yaml says {spec.patient_ids}, "
+            "by which patients of before would be others, and those of the frozen test set not known again: "
+            "a dataset keeps what it began with, under another name another may begin"
         )
 
 
@@ -305,7 +322,7 @@ def _describe(
         source=f"drops of {', '.join(sorted(set(samples['site'].drop_nulls())))}",
         counts=counts,
         synthetic=spec.synthetic,
-        notes=notes if before is None else before.info.notes,
+        notes=(*notes, PATIENTS[spec.patient_ids]) if before is None else before.info.notes,
         fit=spec.fit,
     )
 
