@@ -72,9 +72,7 @@ def is_committed(drop: Taken, history: Iterable[Commit]) -> bool:
 
     One that does not say which drops it took has taken what was received before.
     """
-    return any(
-        drop.received_at <= one.made_at if one.silent else drop.digest in one.drops for one in history
-    )
+    return any(drop.received_at <= one.made_at if one.silent else drop.digest in one.drops for one in history)
 
 
 def taking_commit(root: Path, name: str, digest: str) -> str:
