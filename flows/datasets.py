@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from flows.dvc import machine_cache, pointer, run_dvc, use_machine_cache
+from flows.dvc import dvc_lock, pointer, run_dvc, use_machine_cache
 from ttl.data.dataset import PackedDataset
 from ttl.errors import DataError, ServiceError
 from ttl.layout import Layout
@@ -47,7 +46,7 @@ def pull(layout: Layout, name: str) -> None:
             f"drops, {place}.dvc is committed by the flow ttl-intake"
         )
     use_machine_cache(layout)
-    with FileLock(machine_cache().with_name("dvc.lock")):
+    with dvc_lock():
         run_dvc(layout.root, "pull", "--force", f"{place}.dvc" if grows else str(place))
 
 

@@ -12,7 +12,7 @@ from prefect.tasks import exponential_backoff
 from flows.datasets import may_pass
 from flows.drift import drift_rows
 from flows.progress import artifact_key
-from flows.taking import Intake, summary, take_drops, told
+from flows.taking import Intake, one_error, summary, take_drops, told
 from ttl.errors import TTLError
 from ttl.layout import Layout
 from ttl.params import load_params
@@ -33,10 +33,17 @@ def ttl_intake(datasets: list[str] | None = None, push: bool | None = None) -> d
     Returns a summary as plain values, without a name of a file.
 
     """
-    logger, found = get_run_logger(), {}
-    own = bool(runtime.deployment.id)
+    logger, layout = get_run_logger(), Layout(root=Path.cwd())
+    own, found = bool(runtime.deployment.id), {}
+    failed: dict[str, TTLError] = {}
     for name in datasets or list(load_params().intake):
-        intake = take_in(name, own=own, push=own if push is None else push)
+        try:
+            intake = take_in(name, own=own, push=own if push is None else push)
+        except TTLError as error:
+            # What is wrong with one dataset is not to keep another's drops waiting.
+            logger.error("%s: %s", name, error)
+            failed[name] = error
+            continue
         for place, reason in intake.waiting:
             logger.warning("%s: %s waits: %s", name, place, reason)
         for one in intake.taken:
@@ -49,12 +56,10 @@ def ttl_intake(datasets: list[str] | None = None, push: bool | None = None) -> d
                 resource={"prefect.resource.id": f"ttl.dataset.{name}"},
                 payload={"dataset": name, "revision": intake.revision},
             )
-        try:
-            _publish_drift(name, drift_rows(name, Layout(root=Path.cwd()), intake.taken, own=own))
-        except TTLError as error:
-            # The revision is there; the retraining looks again.
-            logger.error("%s: whether its drops have drifted could not be told: %s", name, error)
+        _publish_drift(name, drift_rows(name, layout, intake.taken, own=own))
         found[name] = summary(intake)
+    if failed:
+        raise one_error(failed)
     return found
 
 
@@ -67,8 +72,12 @@ def ttl_intake(datasets: list[str] | None = None, push: bool | None = None) -> d
     retry_condition_fn=may_pass,
 )
 def take_in(name: str, *, own: bool, push: bool) -> Intake:
-    """Make what has arrived for a dataset a revision; where the network or the storage fail, try again."""
-    return take_drops(name, Layout(root=Path.cwd()), own=own, push=push)
+    """Make what has arrived for a dataset a revision; where the network or the storage fail, try again.
+
+    What was begun before may have been committed, and nobody told of it.
+    """
+    again = runtime.flow_run.run_count > 1 or runtime.task_run.run_count > 1
+    return take_drops(name, Layout(root=Path.cwd()), own=own, push=push, again=again)
 
 
 def _publish_artifact(name: str, intake: Intake) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc import run_dvc
-from flows.revisions import newest_commit, revisions
+from flows.revisions import revisions, taking_commit
 from flows.workplace import narrow, workplace
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
@@ -130,14 +130,16 @@ def standing(layout: Layout, name: str, run_id: str) -> Proposal | None:
 
 
 def _check_rule(place: Layout, name: str, dataset: PackedDataset, version: RuleVersion) -> None:
-    drops = taken(dataset.root)
+    # A drop of which nothing got in brought no data to be judged.
+    drops = [one for one in taken(dataset.root) if one.accepted]
     if not drops:
         raise ReleaseError(f"{name} was made of no drops: there is nothing to retrain on")
+    newest = drops[-1]
     check_age(
         place.root,
         version,
-        received_at=drops[-1].received_at,
-        taken_in=newest_commit(place, name),
+        received_at=newest.received_at,
+        taken_in=taking_commit(place.root, name, newest.digest),
     )
 
 

@@ -1,16 +1,19 @@
 """Drops taken in: checked, appended, committed and pushed, once, against others who do so."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flows.revisions import catch_up, publish
+from flows.dvc import pointer
+from flows.revisions import commits, fetch_commits, is_committed, message_of, publish, pull_newest
 from ttl.data.dataset import INFO, PackedDataset
 from ttl.data.pack import settle
-from ttl.errors import DataError, ServiceError
-from ttl.intake.append import Taken
+from ttl.errors import DataError, ServiceError, TTLError
+from ttl.intake.append import Taken, taken
 from ttl.intake.arrivals import look, take
 from ttl.intake.identity import Pseudonyms
+from ttl.intake.spec import IntakeSpec
 from ttl.layout import Layout
 from ttl.params import load_params
 
@@ -27,37 +30,60 @@ class Intake:
     revision: str
 
 
-def take_drops(name: str, layout: Layout, *, own: bool, push: bool) -> Intake:
+def take_drops(name: str, layout: Layout, *, own: bool, push: bool, again: bool = False) -> Intake:
     """Take the drops that have arrived for a dataset, and commit the new revision.
 
     `own` says that nobody else works in the folder: whatever is in it gives way to what others pushed.
     Killed at any point, it leaves the dataset as it was, or whole with the drops in it; the next run goes on.
+    The drops that it tells of are those that were in no commit before, whoever had appended them; with
+    `again`, said by whoever may have died before he told of them, those of the newest commit as well.
     """
     spec, root = load_params(layout.root / "params.yaml").intake_spec(name), layout.datasets / name
     pseudonyms = Pseudonyms.from_environment()
     for _ in range(ATTEMPTS):
         if own:
-            catch_up(layout, name)
+            fetch_commits(layout)
+            if not again and (idle := _nothing_new(name, spec, layout)):
+                return idle
+            pull_newest(layout, name)
         settle(root)
-        arrived = look(spec, root)
-        records: list[Taken] = []
-        if arrived.ready:
-            records = take(
-                name, spec, arrived.ready, root, pseudonyms=pseudonyms, workers=len(os.sched_getaffinity(0))
-            )
+        arrived = look(spec, [one.digest for one in taken(root)])
+        brought = take(
+            name, spec, arrived.ready, root, pseudonyms=pseudonyms, workers=len(os.sched_getaffinity(0))
+        )
+        waiting = tuple(sorted([*arrived.waiting, *brought.waiting]))
         if not (root / INFO).is_file():
-            return Intake(taken=(), waiting=arrived.waiting, revision="")
-        title = f"{name}: {', '.join(f'{one.site}/{one.drop}' for one in records) or 'drops taken before'}"
-        if publish(layout, name, title, push=push):
-            return Intake(
-                taken=tuple(records), waiting=arrived.waiting, revision=PackedDataset.open(root).revision
-            )
+            return Intake(taken=(), waiting=waiting, revision="")
+        revision, history = PackedDataset.open(root).revision, commits(layout.root, name)
+        new = [one for one in taken(root) if not is_committed(one, history)]
+        if publish(layout, name, message_of(name, new, revision), push=push):
+            before = [one for one in taken(root) if again and history and one.digest in history[0].drops]
+            return Intake(taken=(*before, *new), waiting=waiting, revision=revision)
         if not own:
             raise DataError(
                 f"others have pushed to the branch meanwhile; `git pull --rebase`, `dvc checkout {root}` and "
                 "run this again: no drop is lost, and none is taken twice"
             )
     raise ServiceError(f"others pushed {ATTEMPTS} times while {name} was taken in; the next run tries again")
+
+
+def _nothing_new(name: str, spec: IntakeSpec, layout: Layout) -> Intake | None:
+    """Return what an intake comes to for which nothing has arrived, as the commits alone tell; else None."""
+    history = commits(layout.root, name)
+    if not (history and history[0].revision and pointer(layout, name).is_file()):
+        return None
+    arrived = look(spec, {digest for one in history for digest in one.drops})
+    if arrived.ready:
+        return None
+    return Intake(taken=(), waiting=arrived.waiting, revision=history[0].revision)
+
+
+def one_error(errors: Mapping[str, TTLError]) -> TTLError:
+    """Return one error for those of several datasets: it may pass by itself if each of them may."""
+    if len(errors) == 1:
+        return next(iter(errors.values()))
+    kind = ServiceError if all(isinstance(one, ServiceError) for one in errors.values()) else DataError
+    return kind("; ".join(f"{name}: {error}" for name, error in errors.items()))
 
 
 def told(record: Taken) -> str:

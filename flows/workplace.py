@@ -26,9 +26,6 @@ def workplace(layout: Layout, name: str, *, own: bool, push: bool) -> Iterator[L
     """
     if own:
         catch_up(layout, name)
-        if (layout.root / ".git" / "shallow").exists():
-            # The gate asks which of two commits came first.
-            vcs.git(layout.root, "fetch", "--quiet", "--unshallow", "--tags")
         yield layout
         return
     root = vcs.find_root(layout.root)

@@ -71,3 +71,13 @@ def test_a_dataset_without_an_input_that_dvc_can_watch_is_refused(tmp_path):
     path.write_text("prepare: {mine: {source: phantom}}")
     with pytest.raises(ParamsError, match=r"prepare\.mine\.input is not set.*ttl/data/sources/phantom\.py"):
         load_params(path)
+
+
+def test_a_dataset_that_does_not_grow_by_drops_is_not_meant_by_any_name(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD + "intake: {hospital: {incoming: x, classes: [a, b], size: 32}}")
+    params = load_params(path)
+    assert params.intake_name(None) == params.intake_name("hospital") == "hospital"
+    for name in ("toy", "../elsewhere", ""):
+        with pytest.raises(ParamsError, match=r"describes no dataset .* under `intake`"):
+            params.intake_name(name)

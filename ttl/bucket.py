@@ -31,12 +31,17 @@ class Bucket:
         address: a folder, or an address such as `s3://bucket/prefix`.
         patience: seconds to go on trying.
         timeout: seconds for one answer of a server.
+        private: whether names of files may name people: errors and warnings then give the address alone,
+            and of what went wrong only its kind.
 
     """
 
-    def __init__(self, address: str, *, patience: float, timeout: float = 15.0) -> None:
+    def __init__(
+        self, address: str, *, patience: float, timeout: float = 15.0, private: bool = False
+    ) -> None:
         self.address = address
         self.patience = patience
+        self.private = private
         try:
             self.files, self.root = _open(address, timeout)
         except (ValueError, ImportError) as error:
@@ -56,7 +61,7 @@ class Bucket:
                 return []
             return [str(path).rstrip("/").rpartition("/")[2] for path in found]
 
-        return self._patiently(look, f"listing {self.address}/{folder}")
+        return self._patiently(look, self._doing("listing", folder))
 
     def folders(self, folder: str = "") -> list[str]:
         """Return the names of the folders in a folder, sorted; none if there is no such folder."""
@@ -70,7 +75,7 @@ class Bucket:
             names = [str(one["name"]).rstrip("/") for one in found if one["type"] == "directory"]
             return sorted(name.rpartition("/")[2] for name in names)
 
-        return self._patiently(look, f"listing {self.address}/{folder}")
+        return self._patiently(look, self._doing("listing", folder))
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Return the bytes of each file under a folder, however deep, by its path in that folder."""
@@ -81,12 +86,12 @@ class Bucket:
             start = len(self.files._strip_protocol(self._at(folder)).rstrip("/")) + 1
             return {str(path)[start:]: int(one["size"]) for path, one in sorted(found.items())}
 
-        return self._patiently(look, f"listing {self.address}/{folder}")
+        return self._patiently(look, self._doing("listing", folder))
 
     def read(self, path: str) -> bytes:
         """Return a file's content. Raises `FileNotFoundError`."""
         content: bytes = self._patiently(
-            lambda: self.files.cat_file(self._at(path)), f"reading {self.address}/{path}"
+            lambda: self.files.cat_file(self._at(path)), self._doing("reading", path)
         )
         return content
 
@@ -98,7 +103,7 @@ class Bucket:
                 content: bytes = file.read(limit)
             return content
 
-        return self._patiently(look, f"reading {self.address}/{path}")
+        return self._patiently(look, self._doing("reading", path))
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
@@ -133,17 +138,20 @@ class Bucket:
         with suppress(FileNotFoundError):
             if folder:
                 self._patiently(
-                    lambda: self.files.rm(self._at(path), recursive=True), f"removing {self.address}/{path}"
+                    lambda: self.files.rm(self._at(path), recursive=True), self._doing("removing", path)
                 )
             else:
-                self._patiently(lambda: self.files.rm_file(self._at(path)), f"removing {self.address}/{path}")
+                self._patiently(lambda: self.files.rm_file(self._at(path)), self._doing("removing", path))
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
+    def _doing(self, verb: str, path: str) -> str:
+        return f"{verb} what lies there" if self.private else f"{verb} {self.address}/{path}"
+
     def _writing(self, call: Callable[[], None], path: str) -> None:
         try:
-            self._patiently(call, f"writing {self.address}/{path}")
+            self._patiently(call, self._doing("writing", path))
         except FileNotFoundError as error:
             raise ServiceError(f"{self.address} does not exist; make the bucket, or name another") from error
 
@@ -156,18 +164,21 @@ class Bucket:
             except (FileNotFoundError, FileExistsError):
                 self._answered()
                 raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            except Exception as error:  # noqa: BLE001 - tried again, or raised as ours
+                kind, words = type(error).__name__, " ".join(str(error).split())[:200]
+                reason = kind if self.private else f"{kind}: {words}"
+                # What a library says of a file names it.
+                cause = None if self.private else error
                 if isinstance(error, PermissionError) or _is_for_good(error):
                     raise ServiceError(
                         f"{self.address} cannot be used ({what}: {reason}); check AWS_ACCESS_KEY_ID, "
                         "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3 and AWS_CA_BUNDLE"
-                    ) from error
+                    ) from cause
                 if time.monotonic() - began >= self.patience:
                     raise ServiceError(
                         f"{self.address} has not answered for {self.patience:.0f} s ({what}: {reason}); what "
                         "is finished is kept, and the same command goes on from there when it answers again"
-                    ) from error
+                    ) from cause
                 self._failed(f"{what}: {reason}")
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)

@@ -137,11 +137,16 @@ class Params:
         return self.prepare[dataset]
 
     def intake_name(self, given: str | None) -> str:
-        """Return the dataset under `intake` that is meant: the one `given`, or the only one there is."""
+        """Return the dataset under `intake` that is meant: the one `given`, or the only one there is.
+
+        Raises `ParamsError` for one that is not there: names become folders and refs.
+        """
         if given is None and len(self.intake) != 1:
             known = ", ".join(self.intake) or "none"
             raise ParamsError(f"name the dataset: params.yaml has under `intake`: {known}")
-        return given or next(iter(self.intake))
+        name = next(iter(self.intake)) if given is None else given
+        self.intake_spec(name)
+        return name
 
     def intake_spec(self, dataset: str) -> IntakeSpec:
         """Return what `intake` says of a dataset."""

@@ -3,10 +3,19 @@
 import datetime
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from flows.revisions import catch_up, newest_commit, publish
+from flows.revisions import (
+    catch_up,
+    commits,
+    is_committed,
+    message_of,
+    newest_commit,
+    publish,
+    taking_commit,
+)
 from tests.intake.test_append import SPEC, checked, delivery
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ServiceError
@@ -14,6 +23,7 @@ from ttl.intake.append import append, taken
 from ttl.layout import Layout
 
 NAME = "toy"
+DAY = datetime.timedelta(days=1)
 
 
 def run(folder, *command):
@@ -95,6 +105,60 @@ def test_what_was_appended_and_not_published_is_published_by_the_next_run(clones
     assert newest_commit(one, NAME) == before, "nothing had changed"
     catch_up(other, NAME)
     assert drops(other) == ["first"]
+
+
+def test_a_commit_says_which_drops_it_took(clones):
+    one, _ = clones
+    take(one, "first", [f"p{i}" for i in range(40)])
+    (first,) = taken(one.datasets / NAME)
+    assert not is_committed(first, commits(one.root, NAME))
+    assert taking_commit(one.root, NAME, first.digest) == ""
+    revision = PackedDataset.open(one.datasets / NAME).revision
+    assert publish(one, NAME, message_of(NAME, [first], revision), push=False)
+    (commit,) = commits(one.root, NAME)
+    assert (commit.drops, commit.revision) == ({first.digest}, revision)
+    take(one, "second", ["q0"])
+    second = taken(one.datasets / NAME)[1]
+    assert [is_committed(drop, [commit]) for drop in (first, second)] == [True, False]
+    assert publish(one, NAME, message_of(NAME, [second], "0" * 16), push=False)
+    newest = newest_commit(one, NAME)
+    assert [taking_commit(one.root, NAME, x.digest) for x in (first, second)] == [commit.hash, newest]
+    # A later commit that claims the drop too does not make it younger.
+    take(one, "third", ["q1"])
+    assert publish(one, NAME, message_of(NAME, [first], "0" * 16), push=False)
+    assert taking_commit(one.root, NAME, first.digest) == commit.hash
+
+
+def test_a_commit_of_before_took_what_was_received_before(clones):
+    one, _ = clones
+    take(one, "first", [f"p{i}" for i in range(40)])
+    assert publish(one, NAME, "toy: north/first", push=False)
+    silent = newest_commit(one, NAME)
+    (first,) = taken(one.datasets / NAME)
+    later = replace(first, digest="0" * 64, received_at=datetime.datetime.now(datetime.UTC) + DAY)
+    history = commits(one.root, NAME)
+    assert [is_committed(drop, history) for drop in (first, later)] == [True, False]
+    take(one, "second", ["q0"])
+    second = taken(one.datasets / NAME)[1]
+    assert publish(one, NAME, message_of(NAME, [second], "0" * 16), push=False)
+    assert taking_commit(one.root, NAME, first.digest) == silent
+    assert taking_commit(one.root, NAME, second.digest) == newest_commit(one, NAME) != silent
+
+
+def test_a_shallow_clone_learns_which_drops_were_taken(clones):
+    one, _ = clones
+    take(one, "first", [f"p{i}" for i in range(40)])
+    (first,) = taken(one.datasets / NAME)
+    assert publish(one, NAME, message_of(NAME, [first], "0" * 16), push=True)
+    (one.root / "notes").write_text("one more commit")
+    run(one.root, "git", "add", "notes")
+    run(one.root, "git", "commit", "-q", "-m", "notes")
+    run(one.root, "git", "push", "-q", "origin", "main")
+    shallow = Layout(root=one.root.with_name("shallow"))
+    origin = one.root.with_name("origin.git").as_uri()
+    run(one.root.parent, "git", "clone", "-q", "--depth", "1", origin, str(shallow.root))
+    catch_up(shallow, NAME)
+    assert taking_commit(shallow.root, NAME, first.digest) == taking_commit(one.root, NAME, first.digest)
 
 
 def test_a_remote_that_cannot_be_reached_may_pass(clones):

@@ -1,11 +1,15 @@
 """What tests of the intake share: DICOM files, and drops of them."""
 
 import csv
+import errno
 import hashlib
 import io
+import os
 
+import fsspec
 import numpy as np
 import pydicom
+from fsspec.implementations.local import LocalFileSystem
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -88,3 +92,33 @@ def write_csv(path, columns, rows):
     """Write a table."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])
+
+
+class Refusing(LocalFileSystem):
+    """A local folder as `refusing:///…`, of which nothing with `SHUT` in its path can be opened or listed.
+
+    As root, that is: whoever is not root is kept out by a file's mode.
+    """
+
+    protocol = "refusing"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("refusing://"))
+
+    def _open(self, path, *arguments, **options):
+        refuse(path)
+        return super()._open(path, *arguments, **options)
+
+    def ls(self, path, *arguments, **options):
+        refuse(path)
+        return super().ls(path, *arguments, **options)
+
+
+def refuse(path):
+    """Answer as an operating system does of what it keeps somebody from."""
+    if "SHUT" in os.path.realpath(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+fsspec.register_implementation("refusing", Refusing, clobber=True)

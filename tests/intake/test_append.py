@@ -2,12 +2,14 @@
 
 import datetime
 import hashlib
+import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from ttl.data.dataset import PackedDataset, pixel_hash
+from ttl.data.dataset import PackedDataset, pixel_hash, shard_name
 from ttl.errors import DataError
 from ttl.intake.append import ROLLING, Delivery, append, phashes, received, side_of, taken
 from ttl.intake.spec import IntakeSpec
@@ -138,10 +140,59 @@ def test_a_first_delivery_without_every_class_in_every_split_is_refused(tmp_path
     assert not (tmp_path / "toy").exists()
 
 
+def contents(root):
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+def test_images_that_were_checked_against_another_revision_are_refused(root, tmp_path):
+    seen = PackedDataset.open(root).revision
+    append("toy", SPEC, [delivery("second", checked(["q0"]))], root, compared_with=seen)
+    before = contents(root)
+    with pytest.raises(DataError, match="somebody else has taken drops in"):
+        append("toy", SPEC, [delivery("third", checked(["q1"]))], root, compared_with=seen)
+    with pytest.raises(DataError, match="checked against none"):
+        append("toy", SPEC, [delivery("third", checked(["q1"]))], root, compared_with="")
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("patients", [[], ["q0"]])
+def test_a_drop_that_was_taken_meanwhile_is_refused_and_its_record_stays(root, patients):
+    before = contents(root)
+    with pytest.raises(DataError, match=r"north/first was taken meanwhile, at 2026-03-01 08:00"):
+        append("toy", SPEC, [delivery("first", checked(patients))], root)
+    assert contents(root) == before
+
+
+def test_a_shard_that_no_sample_lies_in_is_not_written_through(root):
+    (root / shard_name(1)).write_bytes(b"left by somebody")
+    with pytest.raises(DataError, match=r"00001\.u8 of none of its drops"):
+        append("toy", SPEC, [delivery("second", checked(["q0"]))], root)
+    assert (root / shard_name(1)).read_bytes() == b"left by somebody"
+
+
 def test_another_kind_of_image_is_refused(root):
     other = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=32)
     with pytest.raises(DataError, match="a dataset keeps what it began with"):
         append("toy", other, [delivery("second", checked(["q"], spec=other))], root)
+
+
+def test_what_pseudonyms_were_made_of_is_recorded_and_kept_to(root):
+    assert [one.patient_ids for one in taken(root)] == ["of-site"]
+    assert any(
+        "one person at two sites counts as two" in note for note in PackedDataset.open(root).info.notes
+    )
+    shared = replace(SPEC, patient_ids="shared")
+    with pytest.raises(DataError, match=r"made with patient_ids: of-site; params\.yaml says shared"):
+        append("toy", shared, [delivery("second", checked(["q"]))], root)
+    # A record of before there was the setting: sites were not told apart.
+    (record,) = root.glob("drop-*.json")
+    record.write_text(
+        json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "patient_ids"})
+    )
+    assert [one.patient_ids for one in taken(root)] == ["shared"]
+    with pytest.raises(DataError, match=r"made with patient_ids: shared; params\.yaml says of-site"):
+        append("toy", SPEC, [delivery("second", checked(["q"]))], root)
+    assert append("toy", shared, [delivery("second", checked(["q"]))], root)[0].accepted == 2
 
 
 def test_a_sample_that_is_there_already_is_not_appended_again(root):

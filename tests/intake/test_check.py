@@ -2,6 +2,7 @@
 
 import io
 import os
+import traceback
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import ImageDraw
 
 from tests.intake.conftest import PSEUDONYMS, SPEC, as_bytes, dataset, film, write_csv, write_drop
 from ttl.data.dataset import pixel_hash
-from ttl.errors import DataError
+from ttl.errors import DataError, ServiceError
 from ttl.intake import check, inspect
 from ttl.intake.check import check_drop, summary
 from ttl.intake.drop import open_drop
@@ -22,7 +23,7 @@ from ttl.intake.verdict import Reason
 STRICT = replace(SPEC, max_bytes=100_000)
 
 
-def checked(folder, *, spec=SPEC, known=None, pseudonyms=PSEUDONYMS, workers=1):
+def checked(folder, *, spec=SPEC, known=None, pseudonyms=PSEUDONYMS, workers=0):
     known = known or Known.of(None)
     return list(check_drop(open_drop(str(folder)), spec, known, pseudonyms, workers=workers))
 
@@ -106,7 +107,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_every_file_gets_its_verdict_in_the_manifests_order(mixed, workers):
     found = checked(mixed, spec=STRICT, workers=workers)
     assert list(reasons(found).items()) == list(EXPECTED.items())
@@ -119,7 +120,7 @@ def test_every_file_gets_its_verdict_in_the_manifests_order(mixed, workers):
 
 def test_an_accepted_image_names_nobody(mixed):
     (image,) = [one.image for one in checked(mixed, spec=STRICT) if one.image is not None]
-    assert image.patient_id == PSEUDONYMS.of("patient", "P0001")
+    assert image.patient_id == PSEUDONYMS.of_patient("P0001", "north")
     assert image.sample_id != image.patient_id
     assert "P0001" not in repr(image)
     assert image.pixels.shape == SPEC.shape
@@ -142,19 +143,43 @@ def test_a_sender_without_a_key_gets_the_same_verdicts_and_no_ids(mixed):
     assert (image.sample_id, image.patient_id) == ("", "")
 
 
-def test_the_same_file_in_another_drop_is_a_duplicate_and_the_same_patient_is_one(tmp_path):
+@pytest.fixture
+def two_sites(tmp_path):
+    """A file at one site, and the same and another one of the same `PatientID` at another."""
     one = write_drop(tmp_path / "north" / "one", {"a": slice_of(1)}, [("a", "normal")])
     two = write_drop(
         tmp_path / "south" / "two",
         {"a": slice_of(1), "b": slice_of(2, patient="P0001")},
         [("a", "normal"), ("b", "normal")],
     )
-    known = Known.of(None)
-    (first,) = checked(one, known=known)
-    again, second = checked(two, known=known)
+    return one, two
+
+
+@pytest.mark.parametrize(("patient_ids", "same"), [("of-site", False), ("shared", True)])
+def test_the_same_file_elsewhere_is_a_duplicate_and_ids_are_of_a_site_or_shared(two_sites, patient_ids, same):
+    known, spec = Known.of(None), replace(SPEC, patient_ids=patient_ids)
+    (first,), (again, second) = (checked(folder, known=known, spec=spec) for folder in two_sites)
     assert again.verdict.reason == Reason.DUPLICATE
-    assert first.image.patient_id == second.image.patient_id
+    assert (first.image.patient_id == second.image.patient_id) is same
     assert first.image.sample_id != second.image.sample_id
+
+
+def test_a_patient_of_one_sites_frozen_test_set_is_nobody_at_another(two_sites):
+    for patient_ids, reason in (("of-site", None), ("shared", Reason.FROZEN_PATIENT)):
+        known, spec = Known.of(None), replace(SPEC, patient_ids=patient_ids)
+        (first,) = checked(two_sites[0], known=known, spec=spec)
+        known.splits[first.image.patient_id] = "test"
+        assert checked(two_sites[1], known=known, spec=spec)[1].verdict.reason == reason
+
+
+def test_a_dummy_is_no_patient(tmp_path):
+    names = {"a": "ANONYMOUS", "b": "ANONYMOUS", "c": "unknown", "d": "P4"}
+    files = {name: slice_of(number, one) for number, (name, one) in enumerate(names.items())}
+    rows = [("a", "normal", "P1"), ("b", "normal", ""), ("c", "normal", "n/a"), ("d", "normal", "Removed")]
+    found = checked(write_drop(tmp_path / "s" / "d", files, rows, columns=("image", "label", "patient_id")))
+    assert reasons(found) == {"a": None, "b": Reason.NO_PATIENT, "c": Reason.NO_PATIENT, "d": None}
+    assert found[0].image.patient_id == PSEUDONYMS.of_patient("P1", "s")
+    assert found[3].image.patient_id == PSEUDONYMS.of_patient("P4", "s")
 
 
 def test_labels_that_differ_from_the_manifest_are_the_whole_drops_fault(mixed):
@@ -175,7 +200,7 @@ def test_plain_images_need_a_patient_in_the_table(tmp_path):
     found = checked(write_drop(tmp_path / "s" / "d", files, rows, columns=columns))
     assert reasons(found) == {"a.png": None, "b.png": Reason.NO_PATIENT, "c.png": None}
     assert (found[0].image.label, str(found[0].image.acquired_at)) == (1, "2026-01-02")
-    assert found[0].image.patient_id == PSEUDONYMS.of("patient", "p1")
+    assert found[0].image.patient_id == PSEUDONYMS.of_patient("p1", "s")
 
 
 def test_plain_images_are_limited(tmp_path):
@@ -248,7 +273,21 @@ def test_a_file_that_ends_its_process_is_refused_and_the_others_are_not_lost(tmp
     found = checked(folder, workers=2)
     assert [one.verdict.path for one in found] == names
     bad = {one.verdict.path: one.verdict.detail for one in found if one.verdict.reason == Reason.UNREADABLE}
-    assert bad == {"03": "the process that read it ended at it"}
+    assert bad == {"03": "the process that read it ended at it, or was ended after 300 s"}
+
+
+def test_a_file_that_hangs_is_refused_and_the_others_are_not_lost(tmp_path):
+    files = {name: name.encode() for name in ("a", "hangs", "z")}
+    folder = write_drop(tmp_path / "s" / "d", files, [(name, "normal") for name in files])
+    drop = open_drop(str(folder))
+    assert drop.sizes.keys() >= files.keys()
+    # A pipe into which nobody writes: whoever opens it waits for ever, in the kernel.
+    (folder / "hangs").unlink()
+    os.mkfifo(folder / "hangs")
+    run = check_drop(drop, replace(SPEC, seconds=3), Known.of(None), PSEUDONYMS, workers=1)
+    details = {one.verdict.path: one.verdict.detail for one in run}
+    assert details.keys() == files.keys()
+    assert [name for name, detail in details.items() if "was ended after 3 s" in detail] == ["hangs"]
 
 
 def test_only_so_many_files_are_read_ahead(tmp_path, monkeypatch):
@@ -269,7 +308,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_read_further(tmp_path):
     assert drop.sizes["a"] == drop.manifest[0].size
     with (folder / "a").open("ab") as file:
         file.write(bytes(1_000_000))
-    (found,) = check_drop(drop, SPEC, Known.of(None), PSEUDONYMS, workers=1)
+    (found,) = check_drop(drop, SPEC, Known.of(None), PSEUDONYMS, workers=0)
     assert found.verdict.reason == Reason.SIZE
     assert len(drop.bucket.read_start("a", 10)) == 10
 
@@ -281,3 +320,15 @@ def test_pydicom_files_with_a_name_stay_unnamed(tmp_path, capfd, caplog):
     assert found.verdict.reason == Reason.NOT_DEIDENTIFIED
     assert "Doe" not in "".join(capfd.readouterr()) + caplog.text + found.verdict.detail
     assert pydicom.dcmread(io.BytesIO(data)).PatientName == "Doe^Jane"
+
+
+def test_a_file_that_cannot_be_read_is_not_named(tmp_path, caplog):
+    files = {"films/SHUT^HANS.dcm": slice_of(1)}
+    folder = write_drop(tmp_path / "s" / "d", files, [(name, "normal") for name in files])
+    drop = open_drop(f"refusing://{folder}")
+    with pytest.raises(ServiceError, match=r"reading what lies there: PermissionError") as caught:
+        list(check_drop(drop, SPEC, Known.of(None), PSEUDONYMS, workers=0))
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert str(folder) in told
+    assert "SHUT" not in told
+    assert "films" not in told

@@ -3,13 +3,12 @@
 import datetime
 import hashlib
 
-import fsspec
 import pytest
 
 from tests.intake.conftest import write_csv, write_drop
 from ttl.errors import DataError
 from ttl.intake import drop as module
-from ttl.intake.drop import Label, find_drops, find_unfinished, open_drop
+from ttl.intake.drop import Label, open_drop
 
 FILES = {"images/a.dcm": b"aaaa", "b.dcm": b"bb"}
 LABELS = [("images/a.dcm", "normal"), ("b.dcm", "finding")]
@@ -38,17 +37,6 @@ def test_patients_and_days_are_read(tmp_path):
     )
     label = open_drop(str(folder)).labels["a"]
     assert (label.patient_id, label.acquired_at) == ("p1", datetime.date(2026, 2, 3))
-
-
-def test_drops_are_found_and_unfinished_ones_are_named(folder, tmp_path):
-    write_drop(tmp_path / "incoming" / "east" / "one", FILES, LABELS)
-    (tmp_path / "incoming" / "east" / "two").mkdir()
-    (tmp_path / "incoming" / ".claims" / "x").mkdir(parents=True)
-    (tmp_path / "incoming" / "README").write_text("hello")
-    incoming = str(tmp_path / "incoming")
-    assert [(one.site, one.name) for one in find_drops(incoming)] == [("east", "one"), ("north", "2026-03")]
-    assert find_unfinished(incoming) == ["east/two"]
-    assert find_drops(str(tmp_path / "nowhere")) == []
 
 
 def test_what_is_half_copied_is_lacking(folder):
@@ -128,12 +116,8 @@ def test_tables_that_are_missing_not_utf8_or_huge_are_refused(folder, monkeypatc
         open_drop(str(folder))
 
 
-def test_a_drop_may_lie_in_a_bucket(folder):
-    memory = fsspec.filesystem("memory")
-    for path in folder.rglob("*.*"):
-        if path.is_file():
-            memory.pipe_file(f"/bucket/in/north/one/{path.relative_to(folder)}", path.read_bytes())
-    (drop,) = find_drops("memory://bucket/in")
-    assert (drop.site, drop.name, drop.lacking()) == ("north", "one", [])
-    assert drop.digest == open_drop("memory://bucket/in/north/one").digest == open_drop(str(folder)).digest
-    memory.rm("/bucket", recursive=True)
+@pytest.mark.parametrize("place", ["Müller/one", "north/Hans Müller", "north/_one", "north/" + 65 * "a"])
+def test_a_drop_whose_name_would_be_left_is_refused_to_its_sender_too(tmp_path, place):
+    write_drop(tmp_path / place, FILES, LABELS)
+    with pytest.raises(DataError, match="name has other characters than letters"):
+        open_drop(str(tmp_path / place))

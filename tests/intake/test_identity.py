@@ -149,6 +149,8 @@ def test_pseudonyms_are_hmacs_and_differ_by_kind_and_key():
     one = Pseudonyms(key)
     assert one.of("patient", "4711") == hmac.new(key, b"patient\x004711", hashlib.sha256).hexdigest()[:16]
     assert one.of("patient", "4711") != one.of("file", "4711")
+    assert one.of_patient("4711", None) == one.of("patient", "4711")
+    assert len({one.of_patient("4711", site) for site in ("north", "south", None)}) == 3
     assert one.of("patient", "4711") != Pseudonyms(bytes(32)).of("patient", "4711")
     assert key.hex() not in repr(one)
     assert repr(key) not in repr(one)

@@ -165,7 +165,7 @@ def test_a_film_without_a_scanner_is_its_sites():
 def test_intake_refuses_each_faults_files_for_its_reason_and_no_others(faulty):
     spec = IntakeSpec(incoming="incoming", classes=("normal", "finding"), size=64)
     bucket = Bucket(str(faulty), patience=1)
-    verdicts = check_drop(Drop(site="s0", name="first", bucket=bucket), spec, Known(), None, workers=1)
+    verdicts = check_drop(Drop(site="s0", name="first", bucket=bucket), spec, Known(), None, workers=0)
     reasons = {one.verdict.path: one.verdict.reason for one in verdicts if not one.verdict.accepted}
     assert reasons == {path: expected(fault) for path, fault in planted(faulty).items()}
     assert set(planted(faulty).values()) == set(IN_A_FILE)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from pathlib import Path
 import polars as pl
 import pydicom
 import pytest
+import yaml
 
+from flows.revisions import catch_up
 from flows.taking import take_drops
 from tests.flows.hospital import (
     INTAKE,
@@ -28,6 +31,7 @@ from tests.flows.hospital import (
 )
 from tests.projects import ROOT
 from ttl.data.dataset import PackedDataset
+from ttl.errors import ServiceError
 from ttl.intake.append import taken
 from ttl.intake.arrivals import look, take
 from ttl.intake.identity import Pseudonyms
@@ -82,7 +86,8 @@ def take(folder, at, own, told):
 
     subprocess.run, Path.rename, shutil.rmtree = run_it, rename_it, remove_it
     os.chdir(folder)
-    take_drops("hospital", Layout(root=Path(folder)), own=own, push=True)
+    made = take_drops("hospital", Layout(root=Path(folder)), own=own, push=True)
+    Path("../taken").write_text(json.dumps([f"{one.site}/{one.drop}" for one in made.taken]))
 
 
 for line in sys.stdin:
@@ -129,9 +134,9 @@ def inside(hospital):
         os.sched_setaffinity(0, cores)
 
 
-def take_in(hospital, *, own=True, push=True):
+def take_in(hospital, *, own=True, push=True, again=False):
     with inside(hospital):
-        return take_drops(NAME, hospital.layout, own=own, push=push)
+        return take_drops(NAME, hospital.layout, own=own, push=push, again=again)
 
 
 @pytest.fixture(scope="session")
@@ -232,6 +237,41 @@ def test_an_intake_that_is_killed_before_a_step_is_finished_by_the_next(
     assert killer(hospital, at, own=own) == (STEPS[:at], -signal.SIGKILL)
     assert killer(hospital, 0, own=own)[1] == 0
     check_whole(hospital, undisturbed)
+    # What a person's folder has committed already was told of as well as it could be: see `again` below.
+    committed = not own and STEPS[at - 1] == "git push"
+    assert json.loads((hospital.folder / "taken").read_text()) == ([] if committed else list(NEW))
+
+
+def told(intake):
+    return [f"{one.site}/{one.drop}" for one in intake.taken]
+
+
+def test_whoever_died_before_he_told_of_what_he_pushed_tells_of_it_when_started_again(waiting, tmp_path):
+    hospital = waiting.copy(tmp_path / "hospital")
+    made = take_in(hospital)
+    assert told(made) == list(NEW)
+    again = take_in(hospital, again=True)
+    assert (again.taken, again.revision) == (made.taken, made.revision)
+    idle = take_in(hospital)
+    assert (idle.taken, idle.revision) == ((), made.revision)
+
+
+@pytest.mark.parametrize("fails", ["dvc", "git"])
+def test_a_first_revision_that_could_not_be_pushed_at_once_is_told_of_all_the_same(fails, tmp_path):
+    hospital = Hospital.make(tmp_path / "hospital", {"intake": {NAME: INTAKE}})
+    hospital.drop("first", patients=50)
+    gone = hospital.folder / ("origin.git/objects" if fails == "git" else "store")
+    if fails == "git":
+        hook = hospital.folder / "origin.git/hooks/pre-receive"
+        hook.write_text("#!/bin/sh\nexit 1\n")
+        hook.chmod(0o755)
+    else:
+        gone.write_text("no folder")
+    with pytest.raises(ServiceError, match="push"):
+        take_in(hospital)
+    (hook if fails == "git" else gone).unlink()
+    assert told(take_in(hospital, again=True)) == [FIRST]
+    assert len(pushed(hospital)) == 1
 
 
 def test_after_a_kill_the_remotes_alone_have_it_all_and_nothing_is_taken_again(
@@ -243,6 +283,9 @@ def test_after_a_kill_the_remotes_alone_have_it_all_and_nothing_is_taken_again(
     shutil.rmtree(hospital.root)
     shutil.rmtree(hospital.folder / "cache")
     assert not take_in(hospital).taken
+    assert not hospital.root.exists(), "data were pulled although nothing has arrived"
+    with inside(hospital):
+        catch_up(hospital.layout, NAME)
     check_whole(hospital, undisturbed)
 
 
@@ -267,13 +310,12 @@ class Site:
         return write_drop(self.incoming, site="north", drop=name, patients=patients, date=date, **options)
 
     def look(self):
-        return look(self.spec, self.root)
+        return look(self.spec, [one.digest for one in taken(self.root)])
 
     def take(self):
         """Take what is ready; return the records of this time by drop."""
-        ready = self.look().ready
-        made = take(NAME, self.spec, ready, self.root, pseudonyms=PSEUDONYMS, workers=1) if ready else []
-        return {one.drop: one for one in made}
+        made = take(NAME, self.spec, self.look().ready, self.root, pseudonyms=PSEUDONYMS, workers=0)
+        return {one.drop: one for one in made.taken}
 
 
 @pytest.fixture(scope="session")
@@ -409,7 +451,7 @@ def test_every_fault_is_caught_and_no_good_file_is_lost(site):
         for path in (site.incoming / "north/first/films").iterdir()
     ]
     frozen = sorted(
-        {str(f.PatientID) for f in films if sides[PSEUDONYMS.of("patient", str(f.PatientID))] == "test"}
+        {str(f.PatientID) for f in films if sides[PSEUDONYMS.of_patient(str(f.PatientID), "north")] == "test"}
     )
     # What has not come waits, and what waits is looked at no further: see `half-copied` above.
     faults.remove("half-copied")
@@ -436,8 +478,14 @@ def test_drops_with_a_fault_that_makes_them_wait_are_left(site):
 # What the intake writes anywhere.
 
 FLOW = """
+import ctypes
 import sys
 from pathlib import Path
+
+# What root may read whatever its mode, the processes that inspect files may not.
+for capability in (1, 2):
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
 from flows.server import prefect_api
 
 with prefect_api(Path("../prefect"), Path("logs/prefect.log")):
@@ -445,6 +493,53 @@ with prefect_api(Path("../prefect"), Path("logs/prefect.log")):
 
     print(ttl_intake(push=True))
 """
+
+
+def run_flow(hospital, **environment):
+    """Run the flow as a person does, with a server of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", FLOW],
+        cwd=hospital.work,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            **hospital.environment,
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def events(hospital):
+    """Return the revisions that the flow's events told of."""
+    (path,) = (hospital.folder / "prefect").rglob("*.db")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT payload FROM events WHERE event = 'ttl.revision.new'").fetchall()
+    return [json.loads(payload)["revision"] for (payload,) in rows]
+
+
+def test_a_run_that_is_started_again_tells_of_the_newest_drops_and_one_dataset_keeps_none_back(
+    opened, tmp_path
+):
+    hospital = opened.copy(tmp_path / "hospital")
+    made = take_in(hospital, again=True)
+    assert told(made) == [FIRST]
+    wrong = {**INTAKE, "classes": ["other", "labels"]}
+    (hospital.work / "params.yaml").write_text(
+        yaml.safe_dump({"intake": {"wrong": wrong, NAME: INTAKE}}, sort_keys=False)
+    )
+    done = run_flow(hospital, PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT="2")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "wrong: none of the images was accepted" in said
+    assert f"{NAME}: {FIRST}: " in said
+    assert events(hospital) == [made.revision]
+    status, output = hospital.project.run("intake")
+    assert status == 1
+    assert "none of the images was accepted" in " ".join(output.split())
+    assert "nothing new has arrived" in output
 
 
 def find(texts, data):
@@ -486,6 +581,11 @@ def test_nothing_that_names_a_person_or_a_file_is_written_anywhere(opened, tmp_p
     broken = hospital.drop("broken", patients=2)
     (broken / "labels.csv").write_text("image,label,acquired_at\nfilms/0001.dcm,normal,POE^EDGAR\n")
     rewrite_manifest(broken)
+    shut = hospital.drop("shut", patients=2)
+    path = shut / listed(shut)[0]
+    path.rename(path.with_name("COE^CHARLES.dcm"))
+    rewrite_manifest(shut)
+    path.with_name("COE^CHARLES.dcm").chmod(0)
     films = [
         pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in folder.glob("films/*.dcm")
     ]
@@ -495,6 +595,7 @@ def test_nothing_that_names_a_person_or_a_file_is_written_anywhere(opened, tmp_p
         "DOE^JANE",
         "ROE^RICHARD",
         "POE^EDGAR",
+        "COE^CHARLES",
         "PLANTED PRIVATE",
         "films/0",
         ".checksum.",
@@ -503,23 +604,14 @@ def test_nothing_that_names_a_person_or_a_file_is_written_anywhere(opened, tmp_p
     dropped = b"".join(path.read_bytes() for path in hospital.incoming.rglob("*") if path.is_file())
     assert find(secret - {KEY}, dropped) == secret - {KEY}, "the search does not find what it looks for"
 
-    done = subprocess.run(
-        [sys.executable, "-c", FLOW],
-        cwd=hospital.work,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-            **hospital.environment,
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_flow(hospital)
     assert done.returncode == 0, done.stderr
     record = hospital.records()["north/phi"]
     assert record.reasons.keys() >= {"not-deidentified", "burned-in", "unknown-label"}
     assert record.accepted
     assert "north/broken" in done.stdout
+    assert "reading what lies there: PermissionError" in done.stdout
+    assert "north/shut" not in hospital.records()
     assert not find(secret, (done.stdout + done.stderr).encode())
     seen = {}
     for path, data in everything(hospital):

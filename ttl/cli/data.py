@@ -96,6 +96,7 @@ def _check_drop(address: str, dataset: str | None, as_json: bool) -> None:
 
     from ttl import tables
     from ttl.data.dataset import INFO, PackedDataset
+    from ttl.intake.append import check_fits
     from ttl.intake.check import check_drop
     from ttl.intake.drop import open_drop
     from ttl.intake.identity import KEY, Pseudonyms
@@ -108,6 +109,8 @@ def _check_drop(address: str, dataset: str | None, as_json: bool) -> None:
     spec, root, drop = params.intake_spec(name), layout.datasets / name, open_drop(address)
     lacking = drop.lacking()
     packed = PackedDataset.open(root) if (root / INFO).is_file() else None
+    if packed is not None:
+        check_fits(packed, spec)
     pseudonyms = Pseudonyms.from_environment() if os.environ.get(KEY) else None
     known_images = Known.of(packed if pseudonyms else None)
     workers = len(os.sched_getaffinity(0))

@@ -21,21 +21,30 @@ def intake(
 ) -> None:
     """Take the drops that have arrived: check each file, append what is accepted, commit the revision."""
     from flows.drift import drift_rows
-    from flows.taking import summary, take_drops
+    from flows.taking import one_error, summary, take_drops
     from ttl import tables
+    from ttl.errors import TTLError
     from ttl.layout import Layout
     from ttl.params import load_params
 
     layout = Layout(root=Path.cwd())
     found, drift = {}, []
+    failed: dict[str, TTLError] = {}
     for name in datasets or list(load_params().intake):
-        intake = take_drops(name, layout, own=False, push=push)
+        try:
+            intake = take_drops(name, layout, own=False, push=push)
+        except TTLError as error:
+            failed[name] = error
+            continue
         rows = drift_rows(name, layout, intake.taken, own=False)
         found[name] = {**summary(intake), "drift": rows}
         drift += rows
-    show(found, tables.intakes(found), as_json)
+    if found or not failed:
+        show(found, tables.intakes(found), as_json)
     if drift and not as_json:
         console.print(tables.drift(drift))
+    if failed:
+        raise one_error(failed)
 
 
 def retrain(
@@ -59,7 +68,6 @@ def retrain(
 
     params, layout = load_params(), Layout(root=Path.cwd())
     name = params.intake_name(dataset)
-    params.intake_spec(name)
     made = propose(
         layout,
         name,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -18,11 +18,16 @@ from ttl.data.dataset import INFO, SAMPLES, SCHEMA, SPLITS, DatasetInfo, PackedD
 from ttl.data.pack import SHARD_BYTES, replacing
 from ttl.data.sources.base import task_of
 from ttl.errors import DataError
-from ttl.intake.spec import IntakeSpec
+from ttl.intake.spec import IntakeSpec, PatientIds
 from ttl.intake.verdict import Checked, Image
 
 ROLLING = "rolling"
 """The split of patients who came after the test set was frozen, and who are not trained on either."""
+
+PATIENTS: Mapping[PatientIds, str] = {
+    "of-site": "A PatientID is taken for a patient of its own site: one person at two sites counts as two.",
+    "shared": "A PatientID is taken for the same patient at all sites.",
+}
 
 IMAGES_SCHEMA = pl.Schema({"sample_id": pl.String, "phash": pl.String})
 RECEIVED_SCHEMA = pl.Schema(
@@ -35,7 +40,8 @@ class Taken:
     """The record of a drop that has been taken, beside the dataset's shards: `drop-<digest>.json`.
 
     `digest` is the SHA-256 of the drop's manifest. `received_at` is when it was taken. `quarantined` gives
-    each file that did not get in, by a keyed hash of its path, with the reason.
+    each file that did not get in, by a keyed hash of its path, with the reason. `patient_ids` is as in
+    `IntakeSpec`: what the patients' pseudonyms were made of.
     """
 
     site: str
@@ -44,6 +50,7 @@ class Taken:
     received_at: datetime.datetime
     accepted: int
     quarantined: Mapping[str, str] = field(default_factory=dict)
+    patient_ids: PatientIds = "of-site"
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -58,7 +65,8 @@ class Taken:
     @classmethod
     def from_json(cls, text: str) -> "Taken":
         """Return the record that `to_json` gave."""
-        values = json.loads(text)
+        # Records of before the setting are of shared ids.
+        values = {"patient_ids": "shared", **json.loads(text)}
         return cls(**{**values, "received_at": datetime.datetime.fromisoformat(values["received_at"])})
 
 
@@ -103,23 +111,36 @@ def received(root: Path) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=RECEIVED_SCHEMA), *rows])
 
 
-def append(name: str, spec: IntakeSpec, deliveries: Iterable[Delivery], root: Path) -> list[Taken]:
+def append(
+    name: str,
+    spec: IntakeSpec,
+    deliveries: Iterable[Delivery],
+    root: Path,
+    *,
+    compared_with: str | None = None,
+) -> list[Taken]:
     """Make the dataset in the folder `root` of what is there and of these drops; return the drops' records.
 
     Old shards and rows stay as they are, byte for byte; new images come in new shards, one image at a time
     in memory. The folder is replaced in one step: it has a drop's images and its record, or neither.
 
     Images of known patients go where the patients are, new patients where `side_of` sends them. A dataset
-    that is not there yet is divided as `spec.split` says, and its test split is frozen from then on. Raises
-    `DataError` for a first delivery that does not give every split every class, and for images that do not
-    fit the dataset.
+    that is not there yet is divided as `spec.split` says, and its test split is frozen from then on.
+
+    `compared_with` is the revision in whose light the images were checked, empty where there was no dataset;
+    None leaves that open. Raises `DataError` if it is not the one that is there by now, for a drop that was
+    taken already, for a first delivery that does not give every split every class, and for images that do
+    not fit the dataset.
     """
-    before = PackedDataset.open(root) if (root / INFO).is_file() else None
-    if before is not None:
-        _check_fits(before, spec)
     with replacing(root) as aside:
+        # Nobody else writes from here on.
+        before = PackedDataset.open(root) if (root / INFO).is_file() else None
+        if compared_with is not None:
+            _check_unchanged(root, "" if before is None else before.revision, compared_with)
         if before is not None:
+            check_fits(before, spec)
             _keep(root, aside)
+        deliveries = _new_ones(deliveries, {} if before is None else {o.digest: o for o in taken(root)})
         first = 0 if before is None else int(before.samples["shard"].max()) + 1  # type: ignore[arg-type]
         records, rows = _write(deliveries, aside, spec, first)
         if before is None and not rows:
@@ -183,7 +204,8 @@ def _write(
         number = first + (rows[-1]["shard"] - first + 1 if rows else 0)
         for position, image in enumerate(_accepted(delivery, quarantined)):
             shard, row = divmod(position, per_shard)
-            with (folder / shard_name(number + shard)).open("ab") as file:
+            path = folder / shard_name(number + shard)
+            with path.open("ab") if row else _create(path) as file:
                 file.write(np.ascontiguousarray(image.pixels).data)
             rows.append(_row(image, delivery.site, number + shard, row))
             hashes.append((image.sample_id, image.phash))
@@ -194,12 +216,33 @@ def _write(
             received_at=delivery.received_at,
             accepted=len(hashes),
             quarantined=quarantined,
+            patient_ids=spec.patient_ids,
         )
         stem = _stem(delivery.digest)
-        pl.DataFrame(hashes, IMAGES_SCHEMA, orient="row").write_parquet(folder / f"{stem}.parquet")
-        (folder / f"{stem}.json").write_text(record.to_json(), encoding="utf-8")
+        with _create(folder / f"{stem}.parquet") as file:
+            pl.DataFrame(hashes, IMAGES_SCHEMA, orient="row").write_parquet(file)
+        with _create(folder / f"{stem}.json") as file:
+            file.write(record.to_json().encode())
         records.append(record)
     return records, rows
+
+
+def _create(path: Path) -> BinaryIO:
+    """Open a new file. What is there already is the live dataset's, by another name: see `_keep`."""
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        raise DataError(f"the dataset has a {path.name} of none of its drops; remove it") from None
+
+
+def _new_ones(deliveries: Iterable[Delivery], done: Mapping[str, Taken]) -> Iterator[Delivery]:
+    for delivery in deliveries:
+        if delivery.digest in done:
+            raise DataError(
+                f"{delivery.site}/{delivery.drop} was taken meanwhile, at "
+                f"{done[delivery.digest].received_at:%Y-%m-%d %H:%M %z}; run this again, it is left out"
+            )
+        yield delivery
 
 
 def _accepted(delivery: Delivery, quarantined: dict[str, str]) -> Iterator[Image]:
@@ -238,7 +281,8 @@ def _keep(root: Path, aside: Path) -> None:
             shutil.copyfile(path, aside / path.name)
 
 
-def _check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
+def check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
+    """Raise `DataError` where a dataset was begun with other settings than `spec` has."""
     info = before.info
     if info.task == "multilabel":
         raise DataError(f"{before.root} has several labels an image; drops give one, so none can be taken in")
@@ -247,6 +291,21 @@ def _check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
             f"{before.root} has classes {', '.join(info.classes)} and images {info.shape}; params.yaml says "
             f"{', '.join(spec.classes)} and {spec.shape}: a dataset keeps what it began with, under another "
             "name another may begin"
+        )
+    others = {one.patient_ids for one in taken(before.root)} - {spec.patient_ids}
+    if others:
+        raise DataError(
+            f"{before.root} was made with patient_ids: {others.pop()}; params.yaml says {spec.patient_ids}, "
+            "by which patients of before would be others, and those of the frozen test set not known again: "
+            "a dataset keeps what it began with, under another name another may begin"
+        )
+
+
+def _check_unchanged(root: Path, now: str, then: str) -> None:
+    if now != then:
+        raise DataError(
+            f"{root} has become {now} while drops were checked against {then or 'none'}: somebody else has "
+            "taken drops in; run this again, no drop is lost"
         )
 
 
@@ -265,7 +324,7 @@ def _describe(
         source=f"drops of {', '.join(sorted(set(samples['site'].drop_nulls())))}",
         counts=counts,
         synthetic=spec.synthetic,
-        notes=notes if before is None else before.info.notes,
+        notes=(*notes, PATIENTS[spec.patient_ids]) if before is None else before.info.notes,
         fit=spec.fit,
     )
 

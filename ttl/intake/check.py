@@ -30,14 +30,15 @@ def check_drop(
     """Yield the verdict on every file of a drop: as the manifest lists them, then those it does not list.
 
     What is accepted is added to `known`, so that of files that show the same the first gets in. Without
-    pseudonyms, accepted images come without ids. With one worker all is done in this process; with more,
-    in as many others, one of which may die of a file, which is then refused.
+    pseudonyms, accepted images come without ids. Files are read in as many other processes as there are
+    `workers`: one of them may die of a file, or hang at it, which is then refused. With none all is done in
+    this process, which has no such shelter.
 
     Raises `DataError` where the drop as a whole cannot be judged: see `Drop`.
     """
     inspector = Inspector(
         address=drop.bucket.address,
-        place=f"{drop.site}/{drop.name}",
+        place=drop.place,
         spec=spec,
         # A sender's verdicts on patients need a key, which nobody will ask for again.
         pseudonyms=pseudonyms or Pseudonyms(secrets.token_bytes(KEY_BYTES)),
@@ -71,7 +72,7 @@ def _inspected(drop: Drop, inspector: Inspector, workers: int) -> Iterator[Check
     listed = [one for one in drop.manifest if one.path != LABELS]
     by_sight = {one.path: _by_sight(one, sizes.get(one.path), inspector.spec) for one in listed}
     tasks = ((one, labels.get(one.path)) for one in listed if by_sight[one.path] is None)
-    looked_at = _alone(inspector, tasks) if workers == 1 else _together(inspector, tasks, workers)
+    looked_at = _together(inspector, tasks, workers) if workers else _alone(inspector, tasks)
     for one in listed:
         yield by_sight[one.path] or next(looked_at)
     named = {one.path for one in listed}
@@ -142,7 +143,13 @@ def _one_by_one(inspector: Inspector, chunk: list[Task]) -> list[Checked]:
         except BrokenProcessPool:
             pool.shutdown(wait=True, cancel_futures=True)
             pool = _pool(inspector, 1)
-            found.append(_refused(task[0].path, Reason.UNREADABLE, "the process that read it ended at it"))
+            found.append(
+                _refused(
+                    task[0].path,
+                    Reason.UNREADABLE,
+                    f"the process that read it ended at it, or was ended after {inspector.spec.seconds} s",
+                )
+            )
     pool.shutdown(wait=True)
     return found
 

@@ -27,6 +27,15 @@ TABLE_BYTES = 256_000_000
 """A larger table is refused unread."""
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What sites and drops may be called."""
+
+MISNAMED = (
+    "name has other characters than letters, digits, `.`, `_` and `-`, does not begin with a letter or a "
+    "digit, or has more than 64; give it another, which names no person"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """A row of the manifest: a file's path in the drop, its SHA-256 and its bytes."""
@@ -65,7 +74,7 @@ class Drop:
     @cached_property
     def manifest(self) -> tuple[Listed, ...]:
         """What the manifest lists, in its order."""
-        where = f"{self._place}/{MANIFEST}"
+        where = f"{self.place}/{MANIFEST}"
         rows: dict[str, Listed] = {}
         for line, row in _table(self._manifest_bytes, where, ("path", "sha256", "size")):
             path = _path(row["path"], where, line)
@@ -85,7 +94,7 @@ class Drop:
     @cached_property
     def labels(self) -> Mapping[str, Label]:
         """The labels by image. Raises `DataError` too if the file is not what the manifest says."""
-        where = f"{self._place}/{LABELS}"
+        where = f"{self.place}/{LABELS}"
         data = self._read_table(LABELS, "add it, and write the manifest anew")
         for listed in self.manifest:
             if listed.path == LABELS and hashlib.sha256(data).hexdigest() != listed.sha256:
@@ -130,7 +139,8 @@ class Drop:
         return lacking
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Where it lies: `<site>/<drop>`."""
         return f"{self.site}/{self.name}"
 
     @cached_property
@@ -141,26 +151,12 @@ class Drop:
         try:
             data = self.bucket.read_start(name, TABLE_BYTES + 1)
         except FileNotFoundError:
-            raise DataError(f"{self._place} has no {name}; {remedy}") from None
+            raise DataError(f"{self.place} has no {name}; {remedy}") from None
         if len(data) > TABLE_BYTES:
             raise DataError(
-                f"{self._place}/{name} has more than the {TABLE_BYTES:,} bytes accepted; make several drops"
+                f"{self.place}/{name} has more than the {TABLE_BYTES:,} bytes accepted; make several drops"
             )
         return data
-
-
-def find_drops(incoming: str) -> list[Drop]:
-    """Return the drops under `<incoming>/<site>/<drop>/` that have a manifest, by site and name."""
-    return [
-        Drop(site, name, Bucket(_join(incoming, site, name), patience=PATIENCE))
-        for site, name, whole in _places(incoming)
-        if whole
-    ]
-
-
-def find_unfinished(incoming: str) -> list[str]:
-    """Return `<site>/<drop>` of the folders that have no manifest yet."""
-    return [f"{site}/{name}" for site, name, whole in _places(incoming) if not whole]
 
 
 def open_drop(address: str) -> Drop:
@@ -169,23 +165,11 @@ def open_drop(address: str) -> Drop:
     parts = [part for part in full.partition("://")[2 if "://" in full else 0].split("/") if part]
     if len(parts) < 2:
         raise DataError(f"{address!r} is no drop; give the address of <site>/<drop>")
-    drop = Drop(parts[-2], parts[-1], Bucket(full, patience=PATIENCE))
+    drop = Drop(parts[-2], parts[-1], Bucket(full, patience=PATIENCE, private=True))
+    if not (NAME.fullmatch(drop.site) and NAME.fullmatch(drop.name)):
+        raise DataError(f"{address!r} would wait: of its last two parts, the {MISNAMED}")
     _ = drop.digest
     return drop
-
-
-def _places(incoming: str) -> Iterator[tuple[str, str, bool]]:
-    bucket = Bucket(incoming, patience=PATIENCE)
-    for site in bucket.folders():
-        if site.startswith("."):
-            continue
-        for name in bucket.folders(site):
-            if not name.startswith("."):
-                yield site, name, MANIFEST in bucket.names(f"{site}/{name}")
-
-
-def _join(*parts: str) -> str:
-    return "/".join(part.rstrip("/") for part in parts)
 
 
 def _table(data: bytes, where: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -108,6 +108,10 @@ class Pseudonyms:
         message = f"{kind}\0{text}".encode()
         return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:16]
 
+    def of_patient(self, patient_id: str, site: str | None) -> str:
+        """Return those of a patient, as known at a site, or everywhere where that is None."""
+        return self.of("patient", patient_id if site is None else f"{site}\0{patient_id}")
+
     @classmethod
     def from_environment(cls) -> "Pseudonyms":
         """Return those of the key in the environment. Raises `DataError` if there is none to be used."""
@@ -122,6 +126,12 @@ class Pseudonyms:
                 "  python -c 'import secrets; print(secrets.token_hex(32))'"
             )
         return cls(key)
+
+
+def is_dummy(text: str) -> bool:
+    """Return whether a text stands for a value that was taken away."""
+    plain = text.strip(" ^=").lower()
+    return not plain or plain in DUMMIES
 
 
 def problems(dataset: pydicom.Dataset) -> list[str]:
@@ -171,9 +181,9 @@ def _fine(dataset: pydicom.Dataset, tag: BaseTag, top: pydicom.Dataset, declared
 
 
 def _is_dummy(text: str, tag: BaseTag, vr: str, top: pydicom.Dataset, declared: frozenset[str]) -> bool:
-    plain = text.strip(" ^=").lower()
-    if not plain or plain in DUMMIES:
+    if is_dummy(text):
         return True
+    plain = text.strip(" ^=").lower()
     if vr in ("DA", "TM", "DT"):
         return NO_DATES.fullmatch(plain) is not None
     if tag == _PATIENT_NAME:

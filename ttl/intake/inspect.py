@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import io
+import signal
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,7 @@ from ttl.data.dataset import pixel_hash
 from ttl.data.images import DAMAGED, DEEP_MODES, fit_to
 from ttl.intake import burned, dicom
 from ttl.intake.drop import PATIENCE, Label, Listed
-from ttl.intake.identity import Pseudonyms
+from ttl.intake.identity import Pseudonyms, is_dummy
 from ttl.intake.similar import phash
 from ttl.intake.spec import IntakeSpec
 from ttl.intake.verdict import Checked, Image, Reason, RefusedError, Verdict
@@ -41,7 +42,7 @@ class Inspector:
     @cached_property
     def bucket(self) -> Bucket:
         """The drop's files, for this process."""
-        return Bucket(self.address, patience=PATIENCE)
+        return Bucket(self.address, patience=PATIENCE, private=True)
 
     def look(self, listed: Listed, label: Label | None) -> Checked:
         """Read one file and inspect it. Raises `ServiceError` if the storage does not answer."""
@@ -73,7 +74,9 @@ class Inspector:
         pixels = fit_to(picture, (spec.size, spec.size), spec.fit)
         return Image(
             sample_id=self.pseudonyms.of("file", f"{self.place}/{listed.path}/{listed.sha256}"),
-            patient_id=self.pseudonyms.of("patient", patient),
+            patient_id=self.pseudonyms.of_patient(
+                patient, None if spec.patient_ids == "shared" else self.place.partition("/")[0]
+            ),
             acquired_at=taken.acquired_at or (label.acquired_at if label else None),
             label=number,
             pixels=pixels,
@@ -95,8 +98,16 @@ def start(inspector: Inspector, parent: int) -> None:
 
 
 def look_at(tasks: list[Task]) -> list[Checked]:
-    """Inspect some files, in a process that was started with `start`."""
-    return [_here[0].look(listed, label) for listed, label in tasks]
+    """Inspect some files, in a process that was started with `start`.
+
+    A file that takes too long ends the process: a decoder that hangs in C heeds nothing less.
+    """
+    inspector, found = _here[0], []
+    for listed, label in tasks:
+        signal.alarm(inspector.spec.seconds)
+        found.append(inspector.look(listed, label))
+        signal.alarm(0)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +144,8 @@ def _read_plain(data: bytes, spec: IntakeSpec) -> _Plain:
 
 def _patient(of_header: str, label: Label | None) -> str:
     of_table = (label.patient_id if label else None) or ""
+    # `ANONYMOUS` is as many people as there are.
+    of_header, of_table = ("" if is_dummy(text) else text for text in (of_header, of_table))
     if of_header and of_table and of_header != of_table:
         raise RefusedError(Reason.NO_PATIENT, "PatientID and labels.csv name different patients")
     if not (of_header or of_table):

@@ -9,6 +9,7 @@ from ttl.data.spec import Fractions
 from ttl.errors import ParamsError
 
 Window = Literal["voi", "range"]
+PatientIds = Literal["of-site", "shared"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,14 +22,19 @@ class IntakeSpec:
     `split` and `seed` divide the patients of a dataset that has none yet; of later patients the share
     `rolling` goes to the rolling test set, and the rest to training and validation in their proportion.
 
-    A file of more than `max_bytes`, or whose image has more than `max_pixels`, is refused unread. Images of
-    two patients that differ in at most `near` of 256 bits of their perceptual hash, and correlate, are one.
+    A `PatientID` is known at its site alone, `of-site`: that of another is another patient, whatever it says.
+    Where all sites take theirs from one register, they are `shared`.
+
+    A file of more than `max_bytes`, or whose image has more than `max_pixels`, is refused unread, and one
+    that takes more than `seconds` to read, the waits for a slow storage included. Images of two patients
+    that differ in at most `near` of 256 bits of their perceptual hash, and correlate, are one.
     """
 
     incoming: str
     classes: tuple[str, ...]
     size: int
     channels: Literal[1, 3] = 1
+    patient_ids: PatientIds = "of-site"
     modalities: tuple[str, ...] = ("CR", "DX", "CT", "MR", "MG")
     window: Window = "voi"
     centre: float | None = None
@@ -40,6 +46,7 @@ class IntakeSpec:
     rolling: float = 0.2
     max_bytes: int = 64_000_000
     max_pixels: int = 16_000_000
+    seconds: int = 300
     near: int = 24
     synthetic: bool = False
 
@@ -56,7 +63,7 @@ class IntakeSpec:
             raise ParamsError(f"rolling is {self.rolling}; it must be from 0 to under 1")
         if (self.centre is None) != (self.width is None) or (self.width is not None and self.width <= 0):
             raise ParamsError("centre and width are one window: give both, width above 0, or neither")
-        for name in ("max_bytes", "max_pixels"):
+        for name in ("max_bytes", "max_pixels", "seconds"):
             if getattr(self, name) < 1:
                 raise ParamsError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.near <= 64:

@@ -1,0 +1,61 @@
+"""A bucket's errors: what they say, and what one whose files may name people keeps to itself."""
+
+import logging
+import traceback
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from ttl.bucket import Bucket
+from ttl.errors import ServiceError
+
+NAME = "MUELLER_HANS.dcm"
+
+
+class Failing(LocalFileSystem):
+    """Storage that answers once in a while, and then with an error that names the file."""
+
+    cachable = False
+
+    def __init__(self, error, times):
+        super().__init__()
+        self.error, self.times = error, times
+
+    def _open(self, path, *arguments, **options):
+        if self.times:
+            self.times -= 1
+            raise self.error(f"cannot read {path}")
+        return super()._open(path, *arguments, **options)
+
+
+@pytest.fixture
+def failing(tmp_path):
+    """Give a bucket with one file, whose storage fails so many times."""
+    (tmp_path / NAME).write_bytes(b"film")
+
+    def make(error, times, **options):
+        bucket = Bucket(str(tmp_path), **options)
+        bucket.files = Failing(error, times)
+        return bucket
+
+    return make
+
+
+@pytest.mark.parametrize("error", [PermissionError, TimeoutError])
+@pytest.mark.parametrize("read", [lambda b, p: b.read(p), lambda b, p: b.read_start(p, 10)])
+def test_a_private_buckets_error_names_no_file(failing, error, read):
+    with pytest.raises(ServiceError, match=f"reading what lies there: {error.__name__}") as caught:
+        read(failing(error, 1, patience=0, private=True), NAME)
+    assert "MUELLER" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_private_bucket_warns_of_no_file(failing, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert failing(TimeoutError, 1, patience=60, private=True).read(NAME) == b"film"
+    assert "does not answer (reading what lies there: TimeoutError)" in caplog.text
+    assert "MUELLER" not in caplog.text
+
+
+def test_another_bucket_says_which_file_and_why(failing):
+    with pytest.raises(ServiceError, match=r"reading .*/MUELLER_HANS.dcm: TimeoutError: cannot read"):
+        failing(TimeoutError, 1, patience=0).read(NAME)
