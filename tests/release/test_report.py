@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 
 from ttl.errors import SearchError
-from ttl.release import figures
-from ttl.release.report import write_report
+from ttl.release.report import tables, write_report
 from ttl.search import results
 from ttl.search.results import LEDGER_SCHEMA, TRIALS_SCHEMA
 from ttl.training.runs import HISTORY_SCHEMA
@@ -162,8 +161,8 @@ def test_weights_of_two_sources_are_two_models(tmp_path: Path) -> None:
         source=pl.lit("random"), trial_id="other-" + pl.col("trial_id"), val_auroc=pl.lit(0.6)
     )
     pl.concat([trials, others]).write_parquet(tmp_path / results.TRIALS)
-    means = figures.means(pl.concat([trials, others]), "val_auroc")
-    assert means.height == 2 * figures.means(trials, "val_auroc").height
+    means = tables.means(pl.concat([trials, others]), "val_auroc")
+    assert means.height == 2 * tables.means(trials, "val_auroc").height
     assert means.filter(pl.col("source") == "random")["mean"].unique().to_list() == [0.6]
     text = write_report(tmp_path, tmp_path / "out").read_text()
     assert text.count("AUROC against the cut: ") == 2

@@ -21,6 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+PANEL = (400.0, 320.0)
+"""Width and height of one panel of several, side by side or, on a telephone, one under the other."""
+
 INK, MUTED, GRID, PAPER, CHOSEN = "#1b1f24", "#59616b", "#d5d9df", "#fdfdfe", "#a3126b"
 
 STEPS = 16

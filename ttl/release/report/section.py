@@ -1,57 +1,22 @@
-"""The report: one HTML page, complete in itself, from the tables of a sweep."""
+"""What the page says of one dataset, as plain values and figures for the template."""
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ttl.release import figures, svg
-from ttl.release.figures import Difference, Model
+from ttl.release import svg
+from ttl.release.report.curves import curves
+from ttl.release.report.cuts import by_cut
+from ttl.release.report.differences import Difference, differences
+from ttl.release.report.frontier import frontier
+from ttl.release.report.tables import KEYS, Model, cut_order, means, model_of, several, strategies_of
 from ttl.search import results
 from ttl.search.selection import pareto_front
-from ttl.units import magnitude
 
 SYMBOLS = {"s": "■", "o": "●", "^": "▲", "D": "◆", "P": "✚"}
-PAGE = "index.html"
-
-
-def write_report(folder: Path, out: Path) -> Path:
-    """Write `out/index.html` from the tables in `folder`; return its path.
-
-    Raises `SearchError` if there are no tables.
-    """
-    trials, history = results.read_trials(folder), results.read_history(folder)
-    entries, ledger = results.read_entries(folder), results.read_ledger(folder)
-    names = sorted(trials["dataset"].unique().to_list())
-    sections = [
-        section(
-            name,
-            trials.filter(pl.col("dataset") == name),
-            history,
-            entries[name],
-            ledger.filter(pl.col("dataset") == name),
-        )
-        for name in names
-    ]
-    environment = Environment(
-        loader=PackageLoader("ttl.release"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"magnitude": magnitude, "number": number, "interval": interval, "signed": signed}
-    text = environment.get_template("report.html.j2").render(
-        sections=sections, variables=svg.variables(), strategies=legend(trials)
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    aside = out / f".{PAGE}"
-    aside.write_text(text, encoding="utf-8")
-    return aside.replace(out / PAGE)
 
 
 def section(
@@ -100,16 +65,6 @@ def section(
     }
 
 
-def model_of(values: Mapping[str, Any]) -> Model:
-    """Return what the figures know a model by."""
-    return (values["backbone"], values["source"], values["strategy"], values["cut"])
-
-
-def several(trials: pl.DataFrame) -> list[str]:
-    """Return which of backbone and source the trials have more than one of."""
-    return [name for name in ("backbone", "source") if trials[name].n_unique() > 1]
-
-
 def role(row: Mapping[str, Any], chosen: Model | None, reference: Model | None) -> str:
     """Return what a row of the leaderboard is to the selection."""
     model = model_of(row)
@@ -137,23 +92,8 @@ def legend(trials: pl.DataFrame) -> list[dict[str, str]]:
             "variable": f"--fig-{strategy if strategy in svg.MARKS else 'other'}",
             "symbol": SYMBOLS[svg.mark(strategy).marker],
         }
-        for strategy in figures.strategies_of(trials)
+        for strategy in strategies_of(trials)
     ]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number for a table, a dash for none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign."""
-    return f"{value:+.4f}".replace("-", figures.MINUS)
-
-
-def interval(values: Mapping[str, float]) -> str:
-    """Return an estimate and its interval."""
-    return f"{values['value']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
 
 
 def _draw(
@@ -165,8 +105,8 @@ def _draw(
     chosen: Model | None,
     reference: Model | None,
 ) -> dict[str, Any]:
-    table = figures.means(completed, "val_auroc")
-    models: list[Model] = list(table.select(figures.KEYS).iter_rows())
+    table = means(completed, "val_auroc")
+    models: list[Model] = list(table.select(KEYS).iter_rows())
     points = list(table.select("params", "mean").iter_rows())
     front = [models[index] for index in pareto_front(points)]
     floor = None
@@ -175,7 +115,7 @@ def _draw(
     drawn: dict[str, Any] = {
         "frontier": [
             Markup(
-                figures.frontier(
+                frontier(
                     completed,
                     metric=metric,
                     front=front,
@@ -196,7 +136,7 @@ def _draw(
         title = ", ".join(str(group[factor][0]) for factor in factors)
         if group.filter(pl.col("strategy") != "ftl").height:
             panels = [
-                Markup(figures.by_cut(group, metric=metric, name=f"{name}-{number_}-{metric}-cut"))
+                Markup(by_cut(group, metric=metric, name=f"{name}-{number_}-{metric}-cut"))
                 for metric in ("val_auroc", "test_auroc")
             ]
             drawn["cuts"].append({"title": title, "panels": panels})
@@ -204,7 +144,7 @@ def _draw(
     if selection and len(selection["candidates"]) > 1:
         rows = [_difference(one) for one in selection["candidates"] if model_of(one) != reference]
         drawn["differences"] = Markup(
-            figures.differences(
+            differences(
                 rows,
                 margin=selection["rule"]["margin"],
                 chosen=chosen,
@@ -222,7 +162,7 @@ def _difference(candidate: Mapping[str, Any]) -> Difference:
 def _curves(name: str, title: str, trials: pl.DataFrame, history: pl.DataFrame) -> dict[str, Any]:
     """Return a panel of training curves for each strategy, on the same axes, and the key of the cuts."""
     joined = history.join(trials.select("trial_id", "strategy", "cut", "seed"), on="trial_id")
-    order = figures.cut_order(trials) if trials.filter(pl.col("strategy") != "ftl").height else []
+    order = cut_order(trials) if trials.filter(pl.col("strategy") != "ftl").height else []
     shades = {cut: place / max(len(order) - 1, 1) for place, cut in enumerate(order)}
     finite = joined.filter(pl.col("val_auroc").is_finite())["val_auroc"]
     limits = (_floor(finite), 1.005) if len(finite) else None
@@ -231,7 +171,7 @@ def _curves(name: str, title: str, trials: pl.DataFrame, history: pl.DataFrame) 
         {
             "strategy": strategy,
             "svg": Markup(
-                figures.curves(
+                curves(
                     joined.filter(pl.col("strategy") == strategy),
                     shades=shades,
                     limits=limits,
@@ -240,7 +180,7 @@ def _curves(name: str, title: str, trials: pl.DataFrame, history: pl.DataFrame) 
                 )
             ),
         }
-        for strategy in figures.strategies_of(trials)
+        for strategy in strategies_of(trials)
         if joined.filter(pl.col("strategy") == strategy).height
     ]
     steps = [

@@ -1,0 +1,21 @@
+"""Numbers as the report writes them."""
+
+import math
+from collections.abc import Mapping
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number for a table, a dash for none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.4f}".replace("-", MINUS)
+
+
+def interval(values: Mapping[str, float]) -> str:
+    """Return an estimate and its interval."""
+    return f"{values['value']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
