@@ -1,196 +1,137 @@
 """What the page says of one dataset, as plain values and figures for the template."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-from markupsafe import Markup
 
-from ttl.release import svg
-from ttl.release.report.curves import curves
-from ttl.release.report.cuts import by_cut
-from ttl.release.report.differences import Difference, differences
-from ttl.release.report.frontier import frontier
-from ttl.release.report.tables import KEYS, Model, cut_order, means, model_of, several, strategies_of
+from ttl.data.dataset import PackedDataset
+from ttl.layout import Layout
+from ttl.release.report import analysis
+from ttl.release.report.headline import headlines
+from ttl.release.report.images import PRIVATE, examples, open_dataset
+from ttl.release.report.mistakes import mistakes
+from ttl.release.report.models import draw, front_of, role
+from ttl.release.report.scores import Tested, read_tested
+from ttl.release.report.search import search_of
+from ttl.release.report.subgroups import groups_of, subgroups
+from ttl.release.report.tables import model_of, several
+from ttl.release.report.tested import on_test
 from ttl.search import results
-from ttl.search.selection import pareto_front
-
-SYMBOLS = {"s": "■", "o": "●", "^": "▲", "D": "◆", "P": "✚"}
 
 
-def section(
-    name: str,
-    trials: pl.DataFrame,
-    history: pl.DataFrame,
-    entry: Mapping[str, Any],
-    ledger: pl.DataFrame,
-) -> dict[str, Any]:
-    """Return all that the page says of one dataset; `entry` is its part of `selection.json`."""
-    board = results.leaderboard(trials)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a section is made from: the tables, cut to its dataset, `entry` being that of `selection.json`.
+
+    `pictures` says whether single images are shown, and their ids; `anchor` begins the section's ids.
+    """
+
+    name: str
+    trials: pl.DataFrame
+    history: pl.DataFrame
+    entry: Mapping[str, Any]
+    ledger: pl.DataFrame
+    layout: Layout
+    pictures: bool
+    anchor: str
+
+
+def section(material: Material) -> dict[str, Any]:
+    """Return all that the page says of one dataset, but the pictures of single images."""
+    trials, entry, anchor = material.trials, material.entry, material.anchor
     factors = several(trials)
     selection = None if "unselected" in entry else entry
     chosen = model_of(selection["chosen"]) if selection else None
     reference = model_of(selection["reference"]) if selection else None
     rows = [
         {**row, "role": role(row, chosen, reference), "factors": [row[name] for name in factors]}
-        for row in board.iter_rows(named=True)
+        for row in results.leaderboard(trials).iter_rows(named=True)
     ]
-    failed = trials.filter(pl.col("status") == "failed")
     completed = trials.filter(pl.col("status") == "completed")
+    failed = trials.filter(pl.col("status") == "failed")
     return {
-        "name": name,
-        "anchor": "".join(character if character.isalnum() else "-" for character in name),
+        "material": material,
+        "name": material.name,
+        "anchor": anchor,
         "selection": selection,
         "unselected": entry.get("unselected"),
         "data": entry["data"],
         "factors": factors,
         "synthetic": entry["data"]["synthetic"],
         "rows": rows,
+        "front": front_of(rows, selection),
         "whole": next((row for row in rows if row["role"] in ("reference", "selected, reference")), None),
         "failures": failed.select("strategy", "cut", "seed", "error").to_dicts(),
-        "ledger": search_of(ledger),
+        "search": search_of(material.ledger, name=f"{anchor}-search"),
         "trials": trials.height,
         "seeds": trials["seed"].n_unique(),
-        "drawn": _draw(
-            name,
+        "drawn": draw(
+            anchor,
             completed=completed,
-            history=history,
+            history=material.history,
             selection=selection,
             chosen=chosen,
             reference=reference,
         )
         if completed.height
         else None,
+        "headlines": headlines(
+            trials,
+            material.ledger,
+            material.layout.runs.predictions,
+            dataset=material.name,
+            synthetic=entry["data"]["synthetic"],
+        ),
+        **(_tested(material, selection, anchor) if selection else dict.fromkeys(TESTED)),
     }
 
 
-def role(row: Mapping[str, Any], chosen: Model | None, reference: Model | None) -> str:
-    """Return what a row of the leaderboard is to the selection."""
-    model = model_of(row)
-    return ", ".join(
-        word for word, known in (("selected", chosen), ("reference", reference)) if model == known
+TESTED = ("tested", "untested", "subgroups", "ungrouped", "mistakes", "packed")
+"""What a section has of the test split, where a model was selected."""
+
+
+def _tested(material: Material, selection: Mapping[str, Any], anchor: str) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(TESTED)
+    tested = read_tested(material.layout.results, material.name, selection)
+    if not isinstance(tested, Tested):
+        return {**found, "untested": tested}
+    packed = open_dataset(material.layout.datasets / material.name, selection["data"])
+    found |= {"tested": on_test(tested, selection["figures"], name=anchor), "packed": packed}
+    found["mistakes"] = mistakes(tested)
+    if not isinstance(packed, PackedDataset):
+        return {**found, "ungrouped": packed}
+    if tested.multilabel:
+        return {**found, "ungrouped": "Of several labels at once, subgroups are not compared yet."}
+    groups = groups_of(packed.samples, tested.samples)
+    found["subgroups"] = subgroups(tested, groups, selection["rule"])
+    if not found["subgroups"]:
+        found["ungrouped"] = "No site or year is known, or all test images are of one."
+    return found
+
+
+def with_pictures(found: Mapping[str, Any], side: int, widest: int) -> dict[str, Any]:
+    """Return a section with its pictures: examples of at most `side` pixels, sheets of `widest`; 0: none."""
+    material: Material = found["material"]
+    layout, shown = material.layout, material.pictures and side > 0
+    ids, revision = material.trials["trial_id"].to_list(), material.entry["data"]["revision"]
+    folder = layout.analysis / material.name
+    examples_: dict[str, Any] = {"examples": None, "unshown": ""}
+    if found["mistakes"] is not None:
+        packed = found["packed"]
+        if not shown:
+            examples_["unshown"] = PRIVATE if not material.pictures else "They do not fit in the page."
+        elif isinstance(packed, PackedDataset):
+            examples_["examples"] = examples(packed, found["mistakes"], side=side)
+        else:
+            examples_["unshown"] = packed
+    sheet = analysis.attention(
+        folder, ids, revision, pictures=shown, private=PRIVATE if not material.pictures else "", widest=widest
     )
-
-
-def search_of(ledger: pl.DataFrame) -> dict[str, Any] | None:
-    """Return the ledger of a search that did not train everything; None where it did."""
-    if (ledger["trained"] == "to the end").all():
-        return None
     return {
-        "rows": [{**row, "factors": [row[name] for name in several(ledger)]} for row in ledger.to_dicts()],
-        "models": dict(ledger.group_by("trained").len().iter_rows()),
-        "share": int(ledger["epochs"].sum()) / int(ledger["full_epochs"].sum()),
+        **found,
+        **examples_,
+        "similarity": analysis.similarity(folder, ids, revision),
+        "attention": sheet,
     }
-
-
-def legend(trials: pl.DataFrame) -> list[dict[str, str]]:
-    """Return each strategy's name, colour variable and marker."""
-    return [
-        {
-            "name": strategy,
-            "variable": f"--fig-{strategy if strategy in svg.MARKS else 'other'}",
-            "symbol": SYMBOLS[svg.mark(strategy).marker],
-        }
-        for strategy in strategies_of(trials)
-    ]
-
-
-def _draw(
-    name: str,
-    *,
-    completed: pl.DataFrame,
-    history: pl.DataFrame,
-    selection: Mapping[str, Any] | None,
-    chosen: Model | None,
-    reference: Model | None,
-) -> dict[str, Any]:
-    table = means(completed, "val_auroc")
-    models: list[Model] = list(table.select(KEYS).iter_rows())
-    points = list(table.select("params", "mean").iter_rows())
-    front = [models[index] for index in pareto_front(points)]
-    floor = None
-    if selection:
-        floor = selection["reference"]["val_auroc"]["value"] - selection["rule"]["margin"]
-    drawn: dict[str, Any] = {
-        "frontier": [
-            Markup(
-                frontier(
-                    completed,
-                    metric=metric,
-                    front=front,
-                    chosen=chosen,
-                    reference=reference,
-                    floor=floor if metric == "val_auroc" else None,
-                    name=f"{name}-{metric}-front",
-                )
-            )
-            for metric in ("val_auroc", "test_auroc")
-        ],
-        "cuts": [],
-        "curves": [],
-        "differences": None,
-    }
-    factors = several(completed)
-    for number_, (_, group) in enumerate(completed.group_by("backbone", "source", maintain_order=True)):
-        title = ", ".join(str(group[factor][0]) for factor in factors)
-        if group.filter(pl.col("strategy") != "ftl").height:
-            panels = [
-                Markup(by_cut(group, metric=metric, name=f"{name}-{number_}-{metric}-cut"))
-                for metric in ("val_auroc", "test_auroc")
-            ]
-            drawn["cuts"].append({"title": title, "panels": panels})
-        drawn["curves"].append(_curves(f"{name}-{number_}", title, group, history))
-    if selection and len(selection["candidates"]) > 1:
-        rows = [_difference(one) for one in selection["candidates"] if model_of(one) != reference]
-        drawn["differences"] = Markup(
-            differences(
-                rows,
-                margin=selection["rule"]["margin"],
-                chosen=chosen,
-                reference=reference,
-                name=f"{name}-differences",
-            )
-        )
-    return drawn
-
-
-def _difference(candidate: Mapping[str, Any]) -> Difference:
-    return Difference(model=model_of(candidate), params=candidate["params"], **candidate["difference"])
-
-
-def _curves(name: str, title: str, trials: pl.DataFrame, history: pl.DataFrame) -> dict[str, Any]:
-    """Return a panel of training curves for each strategy, on the same axes, and the key of the cuts."""
-    joined = history.join(trials.select("trial_id", "strategy", "cut", "seed"), on="trial_id")
-    order = cut_order(trials) if trials.filter(pl.col("strategy") != "ftl").height else []
-    shades = {cut: place / max(len(order) - 1, 1) for place, cut in enumerate(order)}
-    finite = joined.filter(pl.col("val_auroc").is_finite())["val_auroc"]
-    limits = (_floor(finite), 1.005) if len(finite) else None
-    epochs = max(joined["epoch"].to_list(), default=1)
-    panels = [
-        {
-            "strategy": strategy,
-            "svg": Markup(
-                curves(
-                    joined.filter(pl.col("strategy") == strategy),
-                    shades=shades,
-                    limits=limits,
-                    epochs=epochs,
-                    name=f"{name}-{strategy}-curves",
-                )
-            ),
-        }
-        for strategy in strategies_of(trials)
-        if joined.filter(pl.col("strategy") == strategy).height
-    ]
-    steps = [
-        {"cut": cut, "variable": f"--fig-step-{round(place * (svg.STEPS - 1))}"}
-        for cut, place in shades.items()
-    ]
-    return {"title": title, "panels": panels, "steps": steps}
-
-
-def _floor(values: pl.Series) -> float:
-    """Return where the axis of AUROC starts: room for all but a few outliers."""
-    low: Sequence[Any] = [values.quantile(0.02)]
-    return max(0.0, math.floor((float(low[0]) - 0.01) * 20) / 20)

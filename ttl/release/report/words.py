@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+from ttl.evaluation.statistics import Interval
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -19,3 +21,13 @@ def signed(value: float) -> str:
 def interval(values: Mapping[str, float]) -> str:
     """Return an estimate and its interval."""
     return f"{values['value']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage, a dash for none."""
+    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+
+
+def spread(values: Interval) -> str:
+    """Return an interval that is not a plain mapping."""
+    return interval({"value": values.value, "low": values.low, "high": values.high})
