@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttl.release.report.scores import Tested
+from ttl.release.report.scores import Scored
 
 EACH = 6
 """Mistakes that are shown of each class."""
@@ -23,7 +23,7 @@ class Mistake:
     probability: float
 
 
-def mistakes(tested: Tested, *, each: int = EACH, most: int = MOST) -> list[Mistake]:
+def mistakes(tested: Scored, *, each: int = EACH, most: int = MOST) -> list[Mistake]:
     """Return the mistakes at the network's thresholds, the most confident ones of each class first.
 
     Confident is who gives the wrong answer a high probability. Of several labels at once a mistake is one of
@@ -33,7 +33,7 @@ def mistakes(tested: Tested, *, each: int = EACH, most: int = MOST) -> list[Mist
     return sorted(rows, key=lambda one: (-one.probability, one.place))[:most] if len(rows) > most else rows
 
 
-def _of_classes(tested: Tested, each: int) -> list[Mistake]:
+def _of_classes(tested: Scored, each: int) -> list[Mistake]:
     predicted = tested.predicted
     given = tested.chosen[np.arange(len(predicted)), predicted]
     rows = []
@@ -44,7 +44,7 @@ def _of_classes(tested: Tested, each: int) -> list[Mistake]:
     return rows
 
 
-def _of_labels(tested: Tested, each: int) -> list[Mistake]:
+def _of_labels(tested: Scored, each: int) -> list[Mistake]:
     predicted, rows = tested.predicted, []
     for number, name in enumerate(tested.classes):
         present, known = tested.found(number)
@@ -57,7 +57,7 @@ def _of_labels(tested: Tested, each: int) -> list[Mistake]:
     return rows
 
 
-def _mistake(tested: Tested, place: int, actual: str, predicted: str, given: float) -> Mistake:
+def _mistake(tested: Scored, place: int, actual: str, predicted: str, given: float) -> Mistake:
     return Mistake(
         place=place,
         sample_id=tested.samples[place],

@@ -14,7 +14,7 @@ from ttl.layout import Layout
 from ttl.release import svg
 from ttl.release.report.models import legend
 from ttl.release.report.section import Material, section, with_pictures
-from ttl.release.report.words import interval, number, percent, signed, spread
+from ttl.release.report.words import code, interval, number, percent, signed, spread
 from ttl.search import results
 from ttl.units import magnitude
 
@@ -90,7 +90,7 @@ def render(sections: Sequence[dict[str, Any]], trials: pl.DataFrame, *, note: st
         lstrip_blocks=True,
     )
     filters = {"magnitude": magnitude, "number": number, "interval": interval, "signed": signed}
-    environment.filters |= {**filters, "percent": percent, "spread": spread}
+    environment.filters |= {**filters, "percent": percent, "spread": spread, "code": code}
     return environment.get_template("report/page.html.j2").render(
         sections=sections, variables=svg.variables(), strategies=legend(trials), note=note
     )

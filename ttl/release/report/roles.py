@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttl.release import svg
-from ttl.release.report.scores import Tested
+from ttl.release.report.scores import Scored
 
 NAMES = ("selected", "whole network")
 """What the page calls the chosen network and the reference."""
@@ -35,7 +35,7 @@ class Line:
     threshold: float | None = None
 
 
-def lines(tested: Tested, number: int, which: NDArray[np.bool_]) -> list[Line]:
+def lines(tested: Scored, number: int, which: NDArray[np.bool_]) -> list[Line]:
     """Return the scores of one class by both networks, of some images; by one, where it is both."""
     threshold = None
     if tested.thresholds and (tested.multilabel or tested.binary):

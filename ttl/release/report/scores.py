@@ -14,7 +14,7 @@ from ttl.search import scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tested:
+class Scored:
     """The test split, and what two networks say of it.
 
     `samples` and `patients` [n]. `labels` [n], or of several labels at once [n, classes]: 1 present, 0
@@ -56,7 +56,7 @@ class Tested:
         return self.labels == number, np.ones(len(self.labels), dtype=bool)
 
 
-def read_tested(folder: Path, name: str, selection: Mapping[str, Any]) -> Tested | str:
+def read_scored(folder: Path, name: str, selection: Mapping[str, Any]) -> Scored | str:
     """Return the test split as both networks of a selection scored it, or why it cannot be told."""
     path = folder / scored.PREDICTIONS / f"{name}.parquet"
     if not path.is_file():
@@ -73,7 +73,7 @@ def read_tested(folder: Path, name: str, selection: Mapping[str, Any]) -> Tested
     ours, theirs = known["chosen"], known["reference"]
     if not ours.height or ours["sample_id"].to_list() != theirs["sample_id"].to_list():
         return f"{path} is of another sweep than selection.json: it lacks trials of it; run `ttl sweep`"
-    return Tested(
+    return Scored(
         classes=tuple(selection["data"]["classes"]),
         samples=tuple(ours["sample_id"].to_list()),
         patients=ours["patient_id"].to_numpy().astype(np.str_),

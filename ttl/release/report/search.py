@@ -19,15 +19,16 @@ HATCHES = {"in part": "////", "failed": "xxxx"}
 def search_of(ledger: pl.DataFrame, *, name: str) -> dict[str, Any]:
     """Return a search's ledger: its rows, how many models came how far, the share of epochs, its figure."""
     factors = several(ledger)
+    complete = bool((ledger["trained"] == "to the end").all())
     full = int(ledger["full_epochs"].sum())
     return {
         "rows": [{**row, "factors": [row[factor] for factor in factors]} for row in ledger.to_dicts()],
         "models": dict(ledger.group_by("trained", maintain_order=True).len().iter_rows()),
-        "complete": bool((ledger["trained"] == "to the end").all()),
+        "complete": complete,
         "epochs": int(ledger["epochs"].sum()),
         "full_epochs": full,
         "share": int(ledger["epochs"].sum()) / full if full else 0.0,
-        "svg": Markup(course(ledger, name=name)) if 1 < ledger.height <= MOST else None,
+        "svg": Markup(course(ledger, name=name)) if not complete and ledger.height <= MOST else None,
     }
 
 

@@ -13,7 +13,7 @@ from ttl.release.report.headline import headlines
 from ttl.release.report.images import PRIVATE, examples, open_dataset
 from ttl.release.report.mistakes import mistakes
 from ttl.release.report.models import draw, front_of, role
-from ttl.release.report.scores import Tested, read_tested
+from ttl.release.report.scores import Scored, read_scored
 from ttl.release.report.search import search_of
 from ttl.release.report.subgroups import groups_of, subgroups
 from ttl.release.report.tables import model_of, several
@@ -94,8 +94,8 @@ TESTED = ("tested", "untested", "subgroups", "ungrouped", "mistakes", "packed")
 
 def _tested(material: Material, selection: Mapping[str, Any], anchor: str) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(TESTED)
-    tested = read_tested(material.layout.results, material.name, selection)
-    if not isinstance(tested, Tested):
+    tested = read_scored(material.layout.results, material.name, selection)
+    if not isinstance(tested, Scored):
         return {**found, "untested": tested}
     packed = open_dataset(material.layout.datasets / material.name, selection["data"])
     found |= {"tested": on_test(tested, selection["figures"], name=anchor), "packed": packed}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ttl.evaluation.statistics import Interval
 from ttl.release.gate import Scores, compare
 from ttl.release.gate_rule import GateRule
-from ttl.release.report.scores import Tested
+from ttl.release.report.scores import Scored
 
 KINDS = ("site", "year")
 MOST = 30
@@ -51,7 +51,7 @@ def groups_of(samples: pl.DataFrame, ids: tuple[str, ...]) -> dict[str, NDArray[
 
 
 def subgroups(
-    tested: Tested, groups: Mapping[str, NDArray[np.str_]], rule: Mapping[str, Any]
+    tested: Scored, groups: Mapping[str, NDArray[np.str_]], rule: Mapping[str, Any]
 ) -> list[Subgroup]:
     """Return every subgroup of each kind that has several; `rule` is the selection's.
 

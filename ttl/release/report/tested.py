@@ -13,13 +13,13 @@ from ttl.release.report import operating
 from ttl.release.report.calibration import diagram
 from ttl.release.report.confusion import matrix
 from ttl.release.report.roles import CHOSEN, NAMES, REFERENCE, lines
-from ttl.release.report.scores import Tested
+from ttl.release.report.scores import Scored
 
 MOST_PANELS = 8
 """Classes whose curves are drawn; the table has all."""
 
 
-def on_test(tested: Tested, figures: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+def on_test(tested: Scored, figures: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     """Return the figures and tables of both networks on the test split; `figures` are the selection's."""
     one_answer = not tested.multilabel
     return {
@@ -41,7 +41,7 @@ def on_test(tested: Tested, figures: Mapping[str, Any], *, name: str) -> dict[st
     }
 
 
-def _curves(tested: Tested, name: str) -> list[Markup]:
+def _curves(tested: Scored, name: str) -> list[Markup]:
     numbers = [1] if tested.binary else range(len(tested.classes))
     drawn = []
     for number in list(numbers)[:MOST_PANELS]:
@@ -57,7 +57,7 @@ def _curves(tested: Tested, name: str) -> list[Markup]:
     return drawn
 
 
-def _calibration(tested: Tested, name: str) -> str:
+def _calibration(tested: Scored, name: str) -> str:
     looks = {NAMES[0]: CHOSEN} if tested.same else {NAMES[1]: REFERENCE, NAMES[0]: CHOSEN}
     scores = {NAMES[0]: tested.chosen, NAMES[1]: tested.reference}
     if tested.multilabel:
@@ -78,7 +78,7 @@ def _calibration(tested: Tested, name: str) -> str:
     )
 
 
-def _of_class(tested: Tested, number: int) -> dict[str, Any]:
+def _of_class(tested: Scored, number: int) -> dict[str, Any]:
     found, known = tested.found(number)
     present = found[known]
     said = (tested.predicted[:, number] == 1 if tested.multilabel else tested.predicted == number)[known]

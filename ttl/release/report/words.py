@@ -1,7 +1,10 @@
 """Numbers as the report writes them."""
 
 import math
+import re
 from collections.abc import Mapping
+
+from markupsafe import Markup, escape
 
 from ttl.evaluation.statistics import Interval
 
@@ -31,3 +34,8 @@ def percent(share: float | None) -> str:
 def spread(values: Interval) -> str:
     """Return an interval that is not a plain mapping."""
     return interval({"value": values.value, "low": values.low, "high": values.high})
+
+
+def code(text: str) -> Markup:
+    """Return a sentence whose commands, in backticks, are set as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
