@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -23,8 +25,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(root, "git", "init", "-q", "-b", "main")
     run(root, "dvc", "init", "-q")
     shutil.copytree(ROOT / ".dvc" / "plots", root / ".dvc" / "plots")
-    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": SWEEP, "plots": plots}))
+    ours = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": SWEEP, "plots": ours}))
     leave(root)
     run(root, "dvc", "commit", "-q", "--force")
     run(root, "git", "add", "-A")
@@ -34,6 +36,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def plots(project: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", *command, "--json"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
 def values(shown: str, kind: str) -> list[dict[str, str]]:
     (plot,) = json.loads(shown)["data"][f"results/plots/{kind}/{NAME}.csv"]
     assert plot["type"] == "vega"
@@ -41,7 +54,7 @@ def values(shown: str, kind: str) -> list[dict[str, str]]:
 
 
 def test_every_plot_shows_what_its_file_says(project: Path) -> None:
-    shown = run(project, "dvc", "plots", "show", "--json")
+    shown = plots(project, "show")
     assert "errors" not in json.loads(shown)
     assert set(json.loads(shown)["data"]) == {f"results/plots/{kind}/{NAME}.csv" for kind in KINDS}
     for kind in KINDS:
@@ -54,7 +67,7 @@ def test_every_plot_shows_what_its_file_says(project: Path) -> None:
 
 
 def test_two_revisions_are_told_apart(project: Path) -> None:
-    shown = run(project, "dvc", "plots", "diff", "HEAD", "--json")
+    shown = plots(project, "diff", "HEAD")
     for kind, seeds in (("curves", {"HEAD": 1, "workspace": 2}), ("trade-off", None)):
         rows = values(shown, kind)
         assert {row["rev"] for row in rows} == {"HEAD", "workspace"}
