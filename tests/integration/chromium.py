@@ -65,7 +65,7 @@ class Browser:
         self.ask("Input.dispatchKeyEvent", type="keyUp", **known)
 
     def look(self, *, width: int = 1280, dark: bool = False, media: str = "") -> None:
-        """Set the window's width, the preferred colours and the medium, which is the natural one if not given."""
+        """Set the window's width, the preferred colours, and a medium other than the natural one."""
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
