@@ -1,10 +1,14 @@
 """What other commands have found in the trained networks, if it is of the networks that the page shows."""
 
+import importlib
+import importlib.util
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from ttl.release.report.pictures import document, sheet
 
@@ -15,7 +19,8 @@ SIMILARITY, ATTENTION = "similarity", "attention"
 class Looked:
     """A figure that a command has drawn: its picture, its text for who cannot see it, its notes.
 
-    `missing` says why it is not shown, where it is not; then the rest is empty.
+    Drawn for this page is `svg`, for any page `picture`. `rows` are its figures, a layer each. `missing` says
+    why it is not shown, where it is not; then the rest is empty.
     """
 
     svg: str = ""
@@ -24,12 +29,12 @@ class Looked:
     height: int = 0
     alt: str = ""
     notes: tuple[str, ...] = ()
-    values: Any = None
+    rows: tuple[Mapping[str, Any], ...] = ()
     missing: str = ""
 
 
-def similarity(folder: Path, trials: Collection[str], revision: str) -> Looked:
-    """Return the figure of `ttl similarity` for a dataset, whose trials are `trials`."""
+def similarity(folder: Path, trials: Collection[str], revision: str, *, name: str) -> Looked:
+    """Return the figure of `ttl similarity` for a dataset, whose trials are `trials`; `name` is its ids'."""
     values = _values(folder / f"{SIMILARITY}.json", folder / f"{SIMILARITY}.svg")
     if isinstance(values, Looked):
         return values
@@ -38,7 +43,10 @@ def similarity(folder: Path, trials: Collection[str], revision: str) -> Looked:
         return foreign
     names = ", ".join(one["backbone"] for one in values["backbones"])
     picture, width, height = document(folder / f"{SIMILARITY}.svg")
+    svg, rows = _drawn(folder, name)
     return Looked(
+        svg=svg,
+        rows=rows,
         picture=picture,
         width=width,
         height=height,
@@ -47,7 +55,6 @@ def similarity(folder: Path, trials: Collection[str], revision: str) -> Looked:
             f"random network, for {names}"
         ),
         notes=tuple(f"{one['backbone']}: {note}" for one in values["backbones"] for note in one["notes"]),
-        values=values,
     )
 
 
@@ -61,11 +68,22 @@ def attention(
     used = [one["trial_id"] for one in values["strategies"].values()]
     if foreign := _foreign(ATTENTION, values, used, trials, revision):
         return foreign
-    known: dict[str, Any] = {"notes": tuple(values["notes"]), "values": values}
+    known: dict[str, Any] = {"notes": tuple(values["notes"])}
     if not pictures:
         return Looked(missing=private, **known)
     picture, width, height = sheet(folder / f"{ATTENTION}.png", widest)
     return Looked(picture=picture, width=width, height=height, alt=values["alt"], **known)
+
+
+def _drawn(folder: Path, name: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+    """Return the figure in the page's own colours, and its rows, where its table and what draws it are here."""
+    there = (folder / f"{SIMILARITY}.parquet").is_file()
+    if not there or importlib.util.find_spec("ttl.release.similarity") is None:
+        return "", ()
+    module = importlib.import_module("ttl.release.similarity")
+    table, description = module.read(folder)
+    svg, rows = module.draw(table, description, name=name), module.summary(table, description)
+    return Markup(svg), tuple(rows)
 
 
 def _values(description: Path, picture: Path) -> Any:

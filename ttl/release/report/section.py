@@ -84,6 +84,12 @@ def section(material: Material) -> dict[str, Any]:
             dataset=material.name,
             synthetic=entry["data"]["synthetic"],
         ),
+        "similarity": analysis.similarity(
+            material.layout.analysis / material.name,
+            trials["trial_id"].to_list(),
+            entry["data"]["revision"],
+            name=f"{anchor}-similarity",
+        ),
         **(_tested(material, selection, anchor) if selection else dict.fromkeys(TESTED)),
     }
 
@@ -132,6 +138,5 @@ def with_pictures(found: Mapping[str, Any], side: int, widest: int) -> dict[str,
     return {
         **found,
         **examples_,
-        "similarity": analysis.similarity(folder, ids, revision),
         "attention": sheet,
     }
