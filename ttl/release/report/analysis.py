@@ -76,7 +76,7 @@ def attention(
 
 
 def _drawn(folder: Path, name: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
-    """Return the figure in the page's own colours, and its rows, where its table and what draws it are here."""
+    """Return the figure in the page's own colours, and its rows, where its table and its code are here."""
     there = (folder / f"{SIMILARITY}.parquet").is_file()
     if not there or importlib.util.find_spec("ttl.release.similarity") is None:
         return "", ()
