@@ -68,7 +68,7 @@ def draw(
     points = list(table.select("params", "mean").iter_rows())
     front = [models[index] for index in pareto_front(points)]
     floor = None
-    if selection:
+    if selection and not _narrowed(selection):
         floor = selection["reference"]["val_auroc"]["value"] - selection["rule"]["margin"]
     drawn: dict[str, Any] = {
         "frontier": [
@@ -111,6 +111,13 @@ def draw(
             )
         )
     return drawn
+
+
+def _narrowed(selection: Mapping[str, Any]) -> bool:
+    """Return whether models were compared over some labels alone: on the figures' axes are means over all."""
+    return len(selection.get("labels", {}).get("validation", ())) < len(
+        selection["figures"]["chosen"].get("labels", ())
+    )
 
 
 def _difference(candidate: Mapping[str, Any]) -> Difference:
