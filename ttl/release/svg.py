@@ -138,6 +138,11 @@ def finish(figure: Figure, *, name: str, label: str, tips: dict[str, str] | None
     return re.sub(r"<svg[^>]*>", lambda _: root, text, count=1).strip()
 
 
+def literal(text: str) -> str:
+    """Return a text from outside as it is drawn: for matplotlib, a dollar sign would begin a formula."""
+    return text.replace("$", "\\$")
+
+
 def put_labels(
     figure: Any,
     axes: Any,

@@ -17,12 +17,14 @@ def diagram(
     looks: Mapping[str, Look],
     predicted: str,
     found: str,
+    counted: str,
     name: str,
     label: str,
 ) -> str:
     """Return the share found against the mean prediction of each bin, over a histogram of the images.
 
-    `bins` and `looks` are by the networks' names; `predicted` and `found` are the axes' words. A point's area
+    `bins` and `looks` are by the networks' names; `predicted` and `found` are the axes' words, `counted` is what there are
+    so many of. A point's area
     grows with its images, so that what stands on few looks like it.
     """
     most = max(one.images for rows in bins.values() for one in rows)
@@ -46,7 +48,7 @@ def diagram(
             )
             for number, one in enumerate(there):
                 tips[f"bin-{place}-{number}"] = (
-                    f"{network}: {one.images} images from {one.low:.1f} to {one.high:.1f}, predicted "
+                    f"{network}: {one.images} {counted} from {one.low:.1f} to {one.high:.1f}, predicted "
                     f"{one.predicted:.3f}, found {one.found:.3f}"
                 )
                 axes.plot(
@@ -70,8 +72,8 @@ def diagram(
         axes.set_ylim(-0.03, 1.03)
         counts.set_ylim(bottom=0)
         counts.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
-        axes.set_ylabel(found)
-        counts.set_ylabel("images")
-        counts.set_xlabel(predicted)
+        axes.set_ylabel(svg.literal(found))
+        counts.set_ylabel(counted)
+        counts.set_xlabel(svg.literal(predicted))
         axes.legend(loc="upper left", frameon=False)
         return svg.finish(figure, name=name, label=label, tips=tips)

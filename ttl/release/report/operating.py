@@ -26,6 +26,7 @@ def roc(found: Mask, lines: Sequence[Line], *, name: str, title: str) -> str:
             if line.threshold is not None:
                 said = line.scores >= line.threshold
                 _ring(axes, said[~found].mean(), said[found].mean())
+        axes.set_title(svg.literal(title), loc="left", fontsize=11)
         axes.set_xlabel("1 − specificity")
         axes.set_ylabel("sensitivity")
         axes.legend(loc="lower right", frameon=False)
@@ -43,6 +44,7 @@ def precision_recall(found: Mask, lines: Sequence[Line], *, name: str, title: st
             if said.any():
                 _ring(axes, said[found].mean(), found[said].mean())
         axes.set_ylim(-0.03, 1.03)
+        axes.set_title(svg.literal(title), loc="left", fontsize=11)
         axes.set_xlabel("sensitivity")
         axes.set_ylabel("precision")
         axes.legend(loc="lower left", frameon=False)

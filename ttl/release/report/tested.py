@@ -72,9 +72,15 @@ def _calibration(tested: Scored, name: str) -> str:
             if tested.binary
             else ("probability of the likeliest class", "share that was right")
         )
-    label = f"Reliability: {words[1]} against the {words[0]}, on {len(tested.samples)} test images"
+    counted = "labels" if tested.multilabel else "images"
     return diagram(
-        bins, looks=looks, predicted=words[0], found=words[1], name=f"{name}-reliability", label=label
+        bins,
+        looks=looks,
+        predicted=words[0],
+        found=words[1],
+        counted=counted,
+        name=f"{name}-reliability",
+        label=f"Reliability: {words[1]} against the {words[0]}, on {len(tested.samples)} test images",
     )
 
 
