@@ -23,9 +23,8 @@ def diagram(
 ) -> str:
     """Return the share found against the mean prediction of each bin, over a histogram of the images.
 
-    `bins` and `looks` are by the networks' names; `predicted` and `found` are the axes' words, `counted` is what there are
-    so many of. A point's area
-    grows with its images, so that what stands on few looks like it.
+    `bins` and `looks` are by the networks' names; `predicted` and `found` are the axes' words, and `counted`
+    is what is counted. A point's area grows with its images, so that what stands on few looks like it.
     """
     most = max(one.images for rows in bins.values() for one in rows)
     tips: dict[str, str] = {}
