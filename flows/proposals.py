@@ -74,7 +74,7 @@ def propose(
         folder = place.root / FOLDER / name
         if proposal.outcome == "propose":
             # All stages: from the tag alone `dvc pull` is to bring everything, the report too.
-            write_report(place.results, place.root / "reports")
+            write_report(place, place.root / "reports")
             run_dvc(place.root, "commit", "--force", "--quiet")
             told = {
                 "Flow-Run": run_id,

@@ -24,7 +24,7 @@ from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
 from ttl.models.names import FULL, Granularity
 from ttl.models.profile import head_size, profile
 from ttl.params import Params
-from ttl.search import results
+from ttl.search import results, scored
 from ttl.search.ledger import Key, key, ledger
 from ttl.search.outcome import Outcome, fingerprint, stamp, unstamp
 from ttl.search.packs import pack
@@ -254,7 +254,7 @@ class Sweep:
         }
 
     def _write(self, trials: pl.DataFrame, entries: dict[str, Any], book: pl.DataFrame) -> None:
-        runs, folder = self.layout.runs, self.layout.results
+        runs, folder, mine = self.layout.runs, self.layout.results, entries
         history = results.histories(trials, runs)
         if self.merge and (folder / results.TRIALS).is_file():
             others = results.read_trials(folder).filter(~pl.col("dataset").is_in(list(self.datasets)))
@@ -265,6 +265,14 @@ class Sweep:
             before = results.read_entries(folder)
             entries = {name: one for name, one in before.items() if name not in self.datasets} | entries
         results.write(folder, trials=trials, history=history, entries=entries, ledger=book)
+        scored.write(
+            folder,
+            selections={name: one for name, one in mine.items() if "unselected" not in one},
+            predictions=runs.predictions,
+            trials=trials,
+            history=history,
+            kept=[name for name in entries if name not in self.datasets],
+        )
 
     def _work(self, step: Step) -> float:
         trial, found = step.trial, self.find(step.trial)

@@ -122,12 +122,22 @@ def leaderboard(
 
 def report(
     out: Annotated[Path, typer.Option(help="The folder to write index.html in.")] = Path("reports"),
+    pictures: Annotated[
+        bool | None,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Show single images, with their ids. If not given: of synthetic datasets alone.",
+        ),
+    ] = None,
 ) -> None:
-    """Write the report: one HTML page that needs no network."""
+    """Write the report: one HTML page that needs no network, below 10 MB.
+
+    Pages are sent on. So single images, which may be patients', are shown only where you say --pictures.
+    """
     from ttl.layout import Layout
     from ttl.release.report import write_report
 
-    page = write_report(Layout(root=Path.cwd()).results, out)
+    page = write_report(Layout(root=Path.cwd()), out, pictures=pictures)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 

@@ -21,6 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+PANEL = (400.0, 320.0)
+"""Width and height of one panel of several, side by side or, on a telephone, one under the other."""
+
 INK, MUTED, GRID, PAPER, CHOSEN = "#1b1f24", "#59616b", "#d5d9df", "#fdfdfe", "#a3126b"
 
 STEPS = 16
@@ -145,6 +148,11 @@ def standalone(element: str) -> str:
     paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
     text = text.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} ', 1)
     return text.replace(">", f">{paper}", 1) + "\n"
+
+
+def literal(text: str) -> str:
+    """Return a text from outside as it is drawn: for matplotlib, a dollar sign would begin a formula."""
+    return text.replace("$", "\\$")
 
 
 def put_labels(

@@ -1,0 +1,103 @@
+"""What other commands have found in the trained networks, if it is of the networks that the page shows."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ttl.release.report.pictures import document, sheet
+from ttl.release.similarity import draw, read, summary
+
+SIMILARITY, ATTENTION = "similarity", "attention"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """A figure that a command has drawn: its picture, its text for who cannot see it, its notes.
+
+    Drawn for this page is `svg`, for any page `picture`. `rows` are its figures, a layer each. `missing` says
+    why it is not shown, where it is not; then the rest is empty.
+    """
+
+    svg: str = ""
+    picture: str = ""
+    width: int = 0
+    height: int = 0
+    alt: str = ""
+    notes: tuple[str, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = ()
+    missing: str = ""
+
+
+def similarity(folder: Path, trials: Collection[str], revision: str, *, name: str) -> Looked:
+    """Return the figure of `ttl similarity` for a dataset, whose trials are `trials`; `name` is its ids'."""
+    values = _values(folder / f"{SIMILARITY}.json", folder / f"{SIMILARITY}.svg")
+    if isinstance(values, Looked):
+        return values
+    used = [one["finetuned"]["trial_id"] for one in values["backbones"]]
+    if foreign := _foreign(SIMILARITY, values, used, trials, revision):
+        return foreign
+    names = ", ".join(one["backbone"] for one in values["backbones"])
+    picture, width, height = document(folder / f"{SIMILARITY}.svg")
+    svg, rows = _drawn(folder, name)
+    return Looked(
+        svg=svg,
+        rows=rows,
+        picture=picture,
+        width=width,
+        height=height,
+        alt=(
+            f"Canonical correlations of features before and after finetuning, by layer, beside those of a "
+            f"random network, for {names}"
+        ),
+        notes=tuple(f"{one['backbone']}: {note}" for one in values["backbones"] for note in one["notes"]),
+    )
+
+
+def attention(
+    folder: Path, trials: Collection[str], revision: str, *, pictures: bool, private: str, widest: int
+) -> Looked:
+    """Return the sheet of `ttl attention`. It shows single images: without `pictures`, `private` says so."""
+    values = _values(folder / f"{ATTENTION}.json", folder / f"{ATTENTION}.png")
+    if isinstance(values, Looked):
+        return values
+    used = [one["trial_id"] for one in values["strategies"].values()]
+    if foreign := _foreign(ATTENTION, values, used, trials, revision):
+        return foreign
+    known: dict[str, Any] = {"notes": tuple(values["notes"])}
+    if not pictures:
+        return Looked(missing=private, **known)
+    picture, width, height = sheet(folder / f"{ATTENTION}.png", widest)
+    return Looked(picture=picture, width=width, height=height, alt=values["alt"], **known)
+
+
+def _drawn(folder: Path, name: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+    """Return the figure in the page's own colours, and its rows, where its table and its code are here."""
+    there = (folder / f"{SIMILARITY}.parquet").is_file()
+    if not there:
+        return "", ()
+    table, description = read(folder)
+    svg, rows = draw(table, description, name=name), summary(table, description)
+    return Markup(svg), tuple(rows)
+
+
+def _values(description: Path, picture: Path) -> Any:
+    command = f"`ttl {description.stem}`"
+    for path in (description, picture):
+        if not path.is_file():
+            return Looked(missing=f"Not looked at yet: {command} does it.")
+    try:
+        return json.loads(description.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return Looked(missing=f"{description} is damaged ({error}); {command} makes it anew.")
+
+
+def _foreign(
+    what: str, values: Any, used: Collection[str], trials: Collection[str], revision: str
+) -> Looked | None:
+    if values["revision"] == revision and set(used) <= set(trials):
+        return None
+    return Looked(missing=f"What was looked at is of another sweep than this one; `ttl {what}` looks again.")
