@@ -79,8 +79,8 @@ def notes(values: Mapping[str, Any], *, asked: int) -> list[str]:
                 "a map cannot say" if rows * columns == 1 else f"with fewer than {FEW} a map says little of"
             )
             found.append(
-                f"{name}: {one['layer']} has {rows}×{columns} positions at {one['image_size']} px, and {says} "
-                "where; larger images give more."
+                f"{name}: {one['layer']} has {rows}×{columns} positions at {one['image_size']} px, and "
+                f"{says} where; larger images give more."
             )
         if rows * columns > 1 and one["explains"] is None:
             found.append(f"{name}: with random weights no map is left to compare with.")
