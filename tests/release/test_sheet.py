@@ -52,9 +52,14 @@ def test_a_picture_is_left_as_it_is_where_its_map_is_zero_and_has_the_scales_end
     top = np.array(matplotlib.colormaps["viridis"](1.0))[:3] * 255
     assert seen[32, 32] == pytest.approx((1 - STRONGEST) * 100 + STRONGEST * top, abs=1)
     assert seen[2, 2].tolist() == [100, 100, 100]
-    # The line runs around the square, and not along the picture's border.
     assert seen[16, 32].tolist() == [255, 255, 255]
-    assert (seen[0] == 100).all()
+
+
+def test_the_line_at_half_height_does_not_run_along_the_pictures_border():
+    heights = np.zeros((32, 32), dtype=np.float32)
+    heights[:16] = 1
+    white = (np.asarray(overlay(GREY, heights, 64)) == 255).all(axis=2)
+    assert white[:, 1:-1].any(axis=1).nonzero()[0].tolist() == [31]
 
 
 def test_the_sheet_of_many_noisy_pictures_stays_below_the_limit():
