@@ -159,7 +159,7 @@ def test_a_missing_label_column_is_named(tmp_path):
 
 
 def test_the_phantoms_findings_are_correlated_and_partly_unknown(tmp_path):
-    options = {"patients": 60, "labels": 4, "unknown": 0.1, "unsure": 0.1, "uncertain": "ignore"}
+    options = {"patients": 150, "labels": 4, "unknown": 0.1, "unsure": 0.1, "uncertain": "ignore"}
     data = prepare("p", DatasetSpec(source="phantom", size=16, options=options), tmp_path / "p")
     assert data.info.classes == ("texture", "nodules", "effusion", "large heart")
     shares = [(data.labels == one).mean(axis=0) for one in (PRESENT, NOT_KNOWN)]
