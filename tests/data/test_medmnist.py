@@ -93,7 +93,7 @@ def _broken():
         "absent": (changed(val_labels=None), "has no array val_labels; it has: test_images.npy"),
         "volumes": (
             changed(train_images=np.zeros((30, 28, 28, 28), np.uint8)),
-            r"train_images has shape \(30, 28, 28, 28\): 3D volumes",
+            r"train_images has shape \(30, 28, 28, 28\): volumes; expected are images",
         ),
         "type": (changed(train_images=np.zeros((30, 28, 28))), "train_images is float64"),
         "multilabel": (changed(train_labels=np.zeros((30, 14), np.uint8)), "train_labels has 14 labels"),

@@ -15,7 +15,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.data import splits
-from ttl.data.dataset import INFO, SAMPLES, SCHEMA, SPLITS, DatasetInfo, PackedDataset, pixel_hash, shard_name
+from ttl.data.dataset import (
+    INFO,
+    SAMPLES,
+    SCHEMA,
+    SPLITS,
+    VOLUME_DIMENSIONS,
+    DatasetInfo,
+    PackedDataset,
+    pixel_hash,
+    shard_name,
+)
 from ttl.data.sources.base import Contents, Sample
 from ttl.errors import DataError
 
@@ -37,6 +47,7 @@ def pack(
     one step once all is written; when anything fails, what was there stays. Raises `DataError` for samples
     that do not fit together, and whatever `contents` raises.
     """
+    _check_shape(contents.shape)
     with replacing(out) as aside:
         rows = _write_shards(contents, aside, shard_bytes)
         labels, patients = [r["label"] for r in rows], [r["patient_id"] for r in rows]
@@ -106,6 +117,15 @@ def _row(sample: Sample, shard: int, row: int) -> dict[str, Any]:
         "shard": shard,
         "row": row,
     }
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (VOLUME_DIMENSIONS - 1, VOLUME_DIMENSIONS):
+        raise DataError(f"samples of shape {shape} are neither images, (c, h, w), nor volumes, (1, d, h, w)")
+    if len(shape) == VOLUME_DIMENSIONS and (shape[0] != 1 or shape[2] != shape[3]):
+        raise DataError(
+            f"volumes of shape {shape} cannot be packed: they have one channel, and slices that are square"
+        )
 
 
 def _check(sample: Sample, contents: Contents) -> None:

@@ -59,7 +59,7 @@ def export_model(
         )
     trial, result = _read_trial(Runs(runs), selection, revision)
     weights = runs / trial.trial_id / WEIGHTS
-    network = load_network(network_spec(trial, len(dataset.info.classes)), weights)
+    network = load_network(network_spec(trial, dataset.info), weights)
     steps = image_steps(trial)
 
     comparison = Comparison(network, dataset, image_size=trial.image_size, steps=steps)
@@ -173,7 +173,7 @@ def _describe(
         cut=trial.cut,
         image_size=trial.image_size,
         channels=info.shape[0],
-        packed_size=(info.shape[1], info.shape[2]),
+        packed_size=info.shape[1:],
         fit=info.fit,
         steps=steps,
         threshold=selection["figures"]["chosen"]["threshold"],

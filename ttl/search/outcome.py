@@ -13,7 +13,7 @@ import polars as pl
 import ttl
 from ttl.data.dataset import PackedDataset
 from ttl.layout import Layout
-from ttl.models.weights import locate
+from ttl.models.weights import locate, pairs
 from ttl.params import RUNNING, Params
 from ttl.search import results
 from ttl.training.runs import FAILED, RESULT
@@ -59,9 +59,8 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
         for path in sorted(package.rglob("*"))
         if path.suffix in (".py", ".j2", ".css", ".js")
     ]
-    places = [
-        locate(backbone, source) for backbone in params.sweep.backbones for source in params.sweep.sources
-    ]
+    wanted = pairs(params.sweep.backbones, params.sweep.sources)
+    places = [locate(backbone, source) for backbone, source in wanted]
     weights = [place.path for place in places if place.path]
     known = {
         "sweep": {**asdict(params.sweep), **dict.fromkeys(RUNNING)}

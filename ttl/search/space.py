@@ -15,7 +15,8 @@ class Space:
     """The factors of a sweep, as plain values.
 
     `datasets` are revisions by name. `cuts` are all cuts of a backbone, by backbone and granularity, from the
-    bottom to the top. `weights` are the SHA-256 of pretrained weights, by backbone and source.
+    bottom to the top. `weights` are the SHA-256 of pretrained weights, by backbone and source: only the pairs
+    that are there belong to the space.
     """
 
     datasets: Mapping[str, str]
@@ -35,6 +36,8 @@ class Space:
         for dataset in self.datasets:
             for backbone in self.backbones:
                 for source in self.sources:
+                    if (backbone, source) not in self.weights:
+                        continue
                     for strategy in self.strategies:
                         yield Series(
                             space=self, dataset=dataset, backbone=backbone, source=source, strategy=strategy

@@ -15,7 +15,7 @@ from ttl.data.images import Fit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image, uint8 [channels, height, width], and what is known of it.
+    """One image, uint8 [channels, height, width], or volume [1, depth, height, width], and what is known.
 
     `label` is the number of its class. `patient_id` is `None` where patients are not known; `split` is `None`
     where the source has no split of its own.
@@ -40,7 +40,7 @@ class Contents:
 
     task: Task
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     licence: str
     source: str
     samples: Iterator[Sample]
