@@ -58,7 +58,7 @@ def test_every_source_has_complete_defaults(source):
         ({"source": "phantom", "options": {"strength": -1.0}}, ["options.strength", "-1"]),
         ({"source": "medmnist", "options": {"flag": "x"}}, ["options.flag", "'x'", "pneumoniamnist"]),
         ({"source": "medmnist", "options": {"flag": "chestmnist"}}, ["chestmnist", "several labels"]),
-        ({"source": "medmnist", "options": {"flag": "nodulemnist3d"}}, ["nodulemnist3d", "3D"]),
+        ({"source": "medmnist", "options": {"flag": "nodulemnist4d"}}, ["nodulemnist4d", "nodulemnist3d"]),
         (
             {"source": "medmnist", "options": {"accept_checksum": "abc"}},
             ["accept_checksum", "'abc'", "sha256:"],
