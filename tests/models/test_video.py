@@ -138,7 +138,7 @@ def test_weights_come_from_the_mirror_and_are_asked_for_by_their_name(kinetics, 
         "torchvision.models.video.MC3_18_Weights.get_state_dict",
         lambda *_, **__: (_ for _ in ()).throw(OSError("no route")),
     )
-    with pytest.raises(ModelError, match="kinetics weights of mc3_18 .* torchvision's hub .*no route"):
+    with pytest.raises(ModelError, match=r"kinetics weights of mc3_18 .* torchvision's hub .*no route"):
         load_backbone("mc3_18", "kinetics", SIDE)
 
 

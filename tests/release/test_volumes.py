@@ -44,7 +44,7 @@ def params(**sweep) -> Params:
     return Params(
         prepare={"toy": SPEC},
         sweep=SweepParams(**values),
-        selection=SelectionRule(margin=0.45, confidence=0.5, resamples=200, patients=1),
+        selection=SelectionRule(margin=0.45, confidence=0.5, resamples=200, patients=2),
     )
 
 

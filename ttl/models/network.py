@@ -55,6 +55,11 @@ class Network(nn.Module):
         return self.depth is not None and not is_of_volumes(self.net)
 
     @property
+    def runnable(self) -> nn.Module:
+        """What takes the inputs: the backbone's network itself, or the whole that makes slices for it."""
+        return self if self.sliced else self.net
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """The order of weights and inputs in memory that computes fastest."""
         return torch.channels_last_3d if is_of_volumes(self.net) else torch.channels_last

@@ -39,9 +39,10 @@ def fits(backbone: str, source: str) -> bool:
 
 
 def pairs(backbones: Sequence[str], sources: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each backbone with each source of its kind: `imagenet` or `kinetics`, and any other.
+    """Return each backbone with each source that it can have.
 
-    Raises `ModelError` for a backbone that is left without a source, and a source without a backbone.
+    `imagenet` is no source of a network of volumes, nor `kinetics` of one of images. Raises
+    `ModelError` for a backbone that is left without a source, and a source without a backbone.
     """
     found = [(backbone, source) for backbone in backbones for source in sources if fits(backbone, source)]
     for backbone in backbones:

@@ -152,7 +152,7 @@ def load_network(spec: "NetworkSpec", weights: Path) -> nn.Module:
         raise ReleaseError(
             f"the weights {weights} are not of {spec.backbone} {spec.strategy} {spec.cut}: {reason}"
         ) from error
-    return (network if network.sliced else network.net).eval()
+    return network.runnable.eval()
 
 
 def rebuild(description: Description, weights: Path) -> nn.Module:
