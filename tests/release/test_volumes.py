@@ -21,8 +21,8 @@ from ttl.sweep import Sweep
 from ttl.training.accelerator import make_accelerator
 from ttl.training.job import Datasets, run_step
 
-DEPTH, SIDE = 6, 16
-SPEC = DatasetSpec(source="phantom", size=SIDE, options={"patients": 24, "depth": DEPTH, "strength": 2.0})
+DEPTH, SIDE = 4, 16
+SPEC = DatasetSpec(source="phantom", size=SIDE, options={"patients": 44, "depth": DEPTH, "strength": 2.0})
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,10 @@ def layout(tmp_path_factory) -> Layout:
 def params(**sweep) -> Params:
     values = {
         "sources": ("random",),
-        "strategies": ("ftl", "ttl", "lwft"),
+        "strategies": ("ftl", "ttl"),
         "planner": "exhaustive",
         "image_size": SIDE,
-        "recipe": {"base": "fast", "epochs": 2, "batch_size": 16, "crop_scale": 0.8},
+        "recipe": {"base": "fast", "epochs": 1, "batch_size": 16, "crop_scale": 0.8},
     } | sweep
     return Params(
         prepare={"toy": SPEC},
@@ -60,13 +60,13 @@ def run(layout: Layout, settings: Params) -> Path:
     outcome = sweep.finish()
     assert not outcome.failed
     assert not outcome.unselected
-    assert outcome.trials.filter(outcome.trials["strategy"] == "lwft").height
     return layout.models / "toy"
 
 
 @pytest.mark.parametrize(("backbone", "cut"), [("mc3_18", "layer1"), ("efficientnet_lite0", "blocks.1")])
 def test_a_model_is_chosen_exported_and_used(layout, backbone, cut, tmp_path):
-    folder = run(layout, params(backbones=(backbone,), cuts=(cut,)))
+    more = ("lwft", "tf") if backbone == "efficientnet_lite0" else ()
+    folder = run(layout, params(backbones=(backbone,), cuts=(cut,), strategies=("ftl", "ttl", *more)))
     known = read_description(folder)
     assert (known.backbone, known.strategy, known.cut) == (backbone, "ttl", cut)
     assert (known.channels, known.packed_size, known.depth) == (1, (DEPTH, SIDE, SIDE), DEPTH)
@@ -99,12 +99,12 @@ def test_a_model_is_chosen_exported_and_used(layout, backbone, cut, tmp_path):
     assert found["torch"][:2] == pytest.approx(
         [scores[name][1] for name in data.samples["sample_id"].gather(rows)], abs=1e-4
     )
-    np.save(files[0], pixels[0, 0, :4])
+    np.save(files[0], pixels[0, 0, :3])
     model = load_model(folder)
-    with pytest.raises(DataError, match=r"uint8 \(4, 16, 16\), and the model takes uint8 \(6, 16, 16\)"):
+    with pytest.raises(DataError, match=r"uint8 \(3, 16, 16\), and the model takes uint8 \(4, 16, 16\)"):
         predict(model, files[:1])
     (slices / "000.png").unlink()
-    with pytest.raises(DataError, match="has 5 slices, and the model takes volumes of 6"):
+    with pytest.raises(DataError, match="has 3 slices, and the model takes volumes of 4"):
         predict(model, [slices])
 
 

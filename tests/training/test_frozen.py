@@ -23,25 +23,35 @@ def calls(module):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "cut", "size"),
+    ("backbone", "cut", "size", "depth"),
     [
-        ("resnet18", "layer2", 32),
-        ("resnet18", "layer3.0", 32),
-        ("efficientnet_lite0", "blocks.2", 32),
-        ("convnext_atto", "stages.1", 32),
-        ("vit_tiny_patch16_224", "blocks.5", 32),
-        ("densenet121", "features.denseblock2", 32),
+        ("resnet18", "layer2", 32, None),
+        ("resnet18", "layer3.0", 32, None),
+        ("efficientnet_lite0", "blocks.2", 32, None),
+        ("convnext_atto", "stages.1", 32, None),
+        ("vit_tiny_patch16_224", "blocks.5", 32, None),
+        ("densenet121", "features.denseblock2", 32, None),
+        ("mc3_18", "layer2", 16, 4),
+        ("swin3d_t", "features.4.2", 16, 4),
+        # Slices of volumes: several features of each.
+        ("efficientnet_lite0", "blocks.1", 16, 5),
     ],
 )
-def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size):
+def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size, depth):
     spec = NetworkSpec(
-        backbone=backbone, strategy="lwft", cut=cut, source="random", num_classes=3, image_size=size
+        backbone=backbone,
+        strategy="lwft",
+        cut=cut,
+        source="random",
+        num_classes=3,
+        image_size=size,
+        depth=depth,
     )
     network = build_network(spec)
     frozen = FrozenFeatures(network, cut, size)
     assert frozen.usable
     assert frozen.keep("train", 6)
-    images, places = torch.randn(6, 3, size, size), torch.tensor([3, 1, 0, 2, 5, 4])
+    images, places = torch.randn(6, *network.blank(size).shape[1:]), torch.tensor([3, 1, 0, 2, 5, 4])
     bottom = calls(network.net.get_submodule(frozen.names[0]))
     network.train()
     network.eval()

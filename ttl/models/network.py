@@ -69,9 +69,9 @@ class Network(nn.Module):
         if not self.sliced:
             logits: Tensor = self.net(images)
             return logits
-        pictures = slices(images).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        each: Tensor = self.net(pictures)
-        return each.reshape(len(images), -1, each.shape[-1]).mean(1)
+        stack = slices(images)
+        each: Tensor = self.net(stack.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return each.reshape(-1, stack.shape[1], each.shape[-1]).mean(1)
 
     def blank(self, image_size: int) -> Tensor:
         """Return one black input: [1, 3, size, size], or [1, 3, depth, size, size]."""

@@ -31,7 +31,7 @@ from ttl.training.trial import Trial
 CHECKED_IMAGES = 32
 """Validation images on which ONNX's logits are compared with torch's."""
 
-CALIBRATION_IMAGES = 256
+CALIBRATION_IMAGES, CALIBRATION_VOLUMES = 256, 32
 
 
 def export_model(
@@ -64,6 +64,7 @@ def export_model(
 
     comparison = Comparison(network, dataset, image_size=trial.image_size, steps=steps)
     images = comparison.spread("val", CHECKED_IMAGES)
+    calibration = CALIBRATION_VOLUMES if dataset.info.volumes else CALIBRATION_IMAGES
     partly = out / f".{name}.partial"
     shutil.rmtree(partly, ignore_errors=True)
     partly.mkdir(parents=True)
@@ -76,7 +77,7 @@ def export_model(
         int8 = offer_int8(
             partly,
             comparison,
-            calibration=comparison.spread("train", CALIBRATION_IMAGES).numpy(),
+            calibration=comparison.spread("train", calibration).numpy(),
             threshold=selection["figures"]["chosen"]["threshold"],
             rule=int8_rule,
         )
