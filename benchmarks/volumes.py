@@ -1,7 +1,7 @@
 """AdrenalMNIST3D's official split by slices: cut early, and whole, three seeds, on two slots.
 
 `TTL_DATA_MIRROR=… python -m benchmarks.volumes FOLDER` makes a project in the folder, or goes on with what is
-there, and runs `ttl sweep` in it. The row marked is the truncated model of the best validation AUROC, the mean
+there, and runs `ttl sweep` in it. The row marked is the truncated model of the best mean validation AUROC
 over seeds: test figures choose nothing. The best published baseline has a test AUROC of .839 (Yang et al.,
 Scientific Data 2023).
 """
