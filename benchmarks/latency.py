@@ -31,9 +31,10 @@ def main(
     """Print a row for each network and engine."""
     torch.set_num_threads(threads)
     known = read_description(model)
-    image = torch.randn(1, 3, known.image_size, known.image_size)
+    network = build_network(_spec(known, "ftl", "full"), pretrained=False)
+    image = torch.randn_like(network.blank(known.image_size))
     with tempfile.TemporaryDirectory() as folder:
-        whole = build_network(_spec(known, "ftl", "full"), pretrained=False).net.eval()
+        whole = network.runnable.eval()
         write_onnx(whole, image, Path(folder) / ONNX)
         selected = load_network(_spec(known, known.strategy, known.cut), model / WEIGHTS)
         runs: dict[str, Callable[[], object]] = {
@@ -81,6 +82,7 @@ def _spec(known: Description, strategy: str, cut: str) -> NetworkSpec:
         cut=cut,
         num_classes=known.num_classes,
         image_size=known.image_size,
+        depth=known.depth,
     )
 
 

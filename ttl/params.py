@@ -29,11 +29,12 @@ BUSY = ("wait", "skip")
 class SweepParams:
     """What a sweep runs. `datasets` are names under `prepare` and `intake`; None takes all of them.
 
-    `cuts` are the only ones looked at; None looks at all of them. `sources` are `imagenet`, `random` or
-    weights files. `recipe` is a recipe's name, or a mapping with a `base` and changes. `processes` is per
-    trial; `slots` limits how many jobs run at once, None takes what the machine has. `executor` runs jobs on
-    this machine or on a Ray cluster, where a process of a trial takes a GPU, or one of a `resource` of that
-    name where there are no GPUs. Devices that others use are waited for, or skipped, as `busy` says.
+    `cuts` are the only ones looked at; None looks at all of them. `sources` are `imagenet`, `kinetics` (for
+    networks of volumes), `random` or weights files; a backbone is trained with those of its kind. `recipe` is
+    a recipe's name, or a mapping with a `base` and changes. `processes` is per trial; `slots` limits how many
+    jobs run at once, None takes what the machine has. `executor` runs jobs on this machine or on a Ray
+    cluster, where a process of a trial takes a GPU, or one of a `resource` of that name where there are no
+    GPUs. Devices that others use are waited for, or skipped, as `busy` says.
 
     Ablations: `optimizers` in the place of the recipe's, `heads`, `shares` of the training samples, and
     `resplit`: whether each seed divides the samples anew, `val` all but the test split's, or `all` of them.

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from ttl.data.dataset import PackedDataset
 from ttl.data.labels import to_array
+from ttl.data.steps import depth_at
 from ttl.errors import ParamsError, SearchError, TTLError
 from ttl.evaluation.statistics import Interval
 from ttl.layout import Layout
@@ -23,6 +24,7 @@ from ttl.models.backbones import weights_sha256
 from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
 from ttl.models.names import FULL, Granularity
 from ttl.models.profile import head_size, profile
+from ttl.models.weights import VIDEO, pairs
 from ttl.params import Params
 from ttl.search import results, scored
 from ttl.search.ledger import Key, key, ledger
@@ -278,13 +280,15 @@ class Sweep:
         trial, found = step.trial, self.find(step.trial)
         images = trial.share * self.datasets[trial.dataset].info.sizes["train"]
         epochs = step.length - (len(found.curve) if found else 0)
-        work = profile(trial.backbone, trial.image_size).training_work(trial.strategy, trial.cut)
+        depth = depth_at(self.datasets[trial.dataset].info.shape, trial.image_size)
+        work = profile(trial.backbone, trial.image_size, depth).training_work(trial.strategy, trial.cut)
         return epochs * images * work
 
 
 def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
     """Return the space of a sweep."""
     sweep = params.sweep
+    _check_dimensions(sweep.backbones, datasets)
     _check_cuts(sweep.cuts, sweep.backbones)
     cuts: dict[tuple[str, Granularity], tuple[Cut, ...]] = {
         (backbone, granularity): _wanted(list_cuts(backbone, granularity), sweep.cuts)
@@ -307,10 +311,18 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
         cuts=cuts,
         weights={
             (backbone, source): weights_sha256(backbone, source)
-            for backbone in sweep.backbones
-            for source in sweep.sources
+            for backbone, source in pairs(sweep.backbones, sweep.sources)
         },
     )
+
+
+def _check_dimensions(backbones: tuple[str, ...], datasets: Mapping[str, PackedDataset]) -> None:
+    images = [name for name, dataset in datasets.items() if not dataset.info.volumes]
+    for backbone in backbones:
+        if backbone in VIDEO and images:
+            raise ParamsError(
+                f"{backbone} takes volumes, and {images[0]} has images; a sweep of it takes backbones of timm"
+            )
 
 
 def _check_cuts(names: tuple[str, ...] | None, backbones: tuple[str, ...]) -> None:

@@ -121,10 +121,11 @@ def cuts(backbone: str, rows: Sequence[Row]) -> Table:
     return table
 
 
-def cost(backbone: str, image_size: int, rows: Sequence[Row]) -> Table:
+def cost(backbone: str, image_size: int, rows: Sequence[Row], *, depth: int | None = None) -> Table:
     """Return the table of `ttl cost`."""
     columns = ("strategy", "cut", "parameters", "MACs", "size (MB)", "latency (ms)")
-    table = _table(*columns, title=f"{backbone} at {image_size} px", right=4)
+    of = "" if depth is None else f", {depth} slices"
+    table = _table(*columns, title=f"{backbone} at {image_size} px{of}", right=4)
     for row in rows:
         table.add_row(
             row["strategy"],

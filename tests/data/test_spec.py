@@ -60,7 +60,7 @@ def test_every_source_has_complete_defaults(source):
         ({"source": "phantom", "options": {"labels": 1}}, ["options.labels", "1", "from 2 to 6"]),
         ({"source": "phantom", "options": {"unsure": 0.1}}, ["options.unsure", "0.1", "options.labels"]),
         ({"source": "folder", "options": {"labels": ["a"]}}, ["options.labels", "a", "at least two"]),
-        ({"source": "medmnist", "options": {"flag": "nodulemnist3d"}}, ["nodulemnist3d", "3D"]),
+        ({"source": "medmnist", "options": {"flag": "nodulemnist4d"}}, ["nodulemnist4d", "nodulemnist3d"]),
         (
             {"source": "medmnist", "options": {"accept_checksum": "abc"}},
             ["accept_checksum", "'abc'", "sha256:"],

@@ -151,7 +151,7 @@ def test_the_exported_model_scores_on_a_cpu_as_its_trainer_did(tmp_path, slot):
     (result,) = train(slot, runs, tmp_path / "datasets", trial)
     assert result["status"] == "completed", result
     runs.work(whole.trial_id)
-    network = build_network(network_spec(whole, 2), pretrained=False)
+    network = build_network(network_spec(whole, data.info), pretrained=False)
     runs.publish(whole, {"status": "completed", "device": "cpu", **dataclasses.asdict(cost(network, 32))})
     selection = trained.select(data, runs, trial, whole)
     export = partial(export_model, selection, runs=runs.root, dataset=data, out=tmp_path / "models")

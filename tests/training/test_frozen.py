@@ -23,17 +23,21 @@ def calls(module):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "cut", "size", "head"),
+    ("backbone", "cut", "size", "depth", "head"),
     [
-        ("resnet18", "layer2", 32, "pooled"),
-        ("resnet18", "layer3.0", 64, "flattened"),
-        ("efficientnet_lite0", "blocks.2", 32, "pooled"),
-        ("convnext_atto", "stages.1", 32, "pooled"),
-        ("vit_tiny_patch16_224", "blocks.5", 32, "pooled"),
-        ("densenet121", "features.denseblock2", 32, "pooled"),
+        ("resnet18", "layer2", 32, None, "pooled"),
+        ("resnet18", "layer3.0", 64, None, "flattened"),
+        ("efficientnet_lite0", "blocks.2", 32, None, "pooled"),
+        ("convnext_atto", "stages.1", 32, None, "pooled"),
+        ("vit_tiny_patch16_224", "blocks.5", 32, None, "pooled"),
+        ("densenet121", "features.denseblock2", 32, None, "pooled"),
+        ("mc3_18", "layer2", 16, 4, "pooled"),
+        ("swin3d_t", "features.4.2", 16, 4, "pooled"),
+        # Slices of volumes: several features of each.
+        ("efficientnet_lite0", "blocks.1", 16, 5, "pooled"),
     ],
 )
-def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size, head):
+def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size, depth, head):
     spec = NetworkSpec(
         backbone=backbone,
         strategy="lwft",
@@ -42,12 +46,13 @@ def test_logits_from_kept_features_are_those_of_the_images(backbone, cut, size, 
         num_classes=3,
         image_size=size,
         head=head,
+        depth=depth,
     )
     network = build_network(spec)
     frozen = FrozenFeatures(network, cut, size)
     assert frozen.usable
     assert frozen.keep("train", 6)
-    images, places = torch.randn(6, 3, size, size), torch.tensor([3, 1, 0, 2, 5, 4])
+    images, places = torch.randn(6, *network.blank(size).shape[1:]), torch.tensor([3, 1, 0, 2, 5, 4])
     bottom = calls(network.net.get_submodule(frozen.names[0]))
     network.train()
     network.eval()

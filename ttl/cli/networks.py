@@ -12,7 +12,7 @@ from ttl.errors import ParamsError
 
 
 def cuts(
-    backbone: Annotated[str, typer.Argument(help="A timm model, such as resnet50.")],
+    backbone: Annotated[str, typer.Argument(help="A model of timm, or torchvision's r3d_18.")],
     granularity: Annotated[str | None, typer.Option(help="stage or block; both if not given.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -30,10 +30,13 @@ def cuts(
 
 
 def cost(  # noqa: PLR0917 - typer calls it by keyword
-    backbone: Annotated[str, typer.Argument(help="A timm model, such as resnet50.")],
+    backbone: Annotated[str, typer.Argument(help="A model of timm, or torchvision's r3d_18.")],
     strategy: Annotated[list[str] | None, typer.Option(help="Repeatable; all if not given.")] = None,
     cut: Annotated[list[str] | None, typer.Option(help="Repeatable; all stage cuts if not given.")] = None,
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 224,
+    depth: Annotated[
+        int | None, typer.Option(help="Slices, for volumes; of a network of volumes, the side.")
+    ] = None,
     classes: Annotated[int, typer.Option(help="Number of outputs.")] = 2,
     head: Annotated[str, typer.Option(help="pooled or flattened.")] = "pooled",
     as_json: Json = False,
@@ -47,7 +50,10 @@ def cost(  # noqa: PLR0917 - typer calls it by keyword
     from ttl.models.cuts import list_cuts
     from ttl.models.names import FULL, Head
     from ttl.models.network import STRATEGIES, NetworkSpec, build_network
+    from ttl.models.weights import VIDEO
 
+    if depth is None and backbone in VIDEO:
+        depth = image_size
     rows = []
     for name in strategy or list(STRATEGIES):
         known = STRATEGIES.get(name)
@@ -62,7 +68,8 @@ def cost(  # noqa: PLR0917 - typer calls it by keyword
                 num_classes=classes,
                 image_size=image_size,
                 head=convert(head, Head, "--head"),
+                depth=depth,
             )
             network = build_network(spec, pretrained=False)
             rows.append({"strategy": name, "cut": place, **asdict(measure(network, image_size))})
-    show(rows, tables.cost(backbone, image_size, rows), as_json)
+    show(rows, tables.cost(backbone, image_size, rows, depth=depth), as_json)

@@ -20,9 +20,11 @@ from ttl.errors import ParamsError
 
 def sweep(  # noqa: PLR0917 - typer calls it by keyword
     dataset: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
-    backbone: Annotated[list[str] | None, typer.Option(help="A timm model; repeatable.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="A model of timm, or r3d_18 and its like; repeatable.")
+    ] = None,
     source: Annotated[
-        list[str] | None, typer.Option(help="imagenet, random or a weights file; repeatable.")
+        list[str] | None, typer.Option(help="imagenet, kinetics, random or a weights file; repeatable.")
     ] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="ftl, ttl, lwft or tf; repeatable.")] = None,
     granularity: Annotated[str | None, typer.Option(help="stage or block.")] = None,

@@ -20,6 +20,9 @@ Task = Literal["binary", "multiclass", "multilabel"]
 TASKS: tuple[Task, ...] = get_args(Task)
 SPLITS = ("train", "val", "test")
 
+VOLUME_DIMENSIONS = 4
+"""Of a volume: channel, depth, height, width."""
+
 INFO = "dataset.json"
 SAMPLES = "samples.parquet"
 
@@ -50,16 +53,17 @@ def schema_of(task: Task, classes: int) -> pl.Schema:
 class DatasetInfo:
     """What `dataset.json` says.
 
-    `shape` is (channels, height, width) of each sample. `counts` gives samples by split and class; where
-    images have several labels, `images` gives those by split, and no class need be present in one. `notes`
-    are sentences for people: leaks of a published split, what was assumed. `fit` is how images of another
-    shape were brought to this one. `given_split` says that the split came with the samples, undrawn.
+    `shape` is (channels, height, width) of each sample, or (1, depth, height, width) of volumes. `counts`
+    gives samples by split and class; where images have several labels, `images` gives those by split, and no
+    class need be present in one. `notes` are sentences for people: leaks of a published split, what was
+    assumed. `fit` is how images of another shape were brought to this one. `given_split` says that the split
+    came with the samples, undrawn.
     """
 
     name: str
     task: Task
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     licence: str
     source: str
     counts: dict[str, dict[str, int]]
@@ -73,6 +77,11 @@ class DatasetInfo:
     def sizes(self) -> dict[str, int]:
         """The images in each split."""
         return self.images or {split: sum(counts.values()) for split, counts in self.counts.items()}
+
+    @property
+    def volumes(self) -> bool:
+        """Whether the samples are volumes; else they are images."""
+        return len(self.shape) == VOLUME_DIMENSIONS
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values."""
@@ -149,7 +158,7 @@ class PackedDataset:
         return rows["position"].to_numpy().astype(np.int64)
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return pixels, uint8 [n, c, h, w], of the samples at these row numbers, in their order."""
+        """Return pixels, uint8 [n, *shape], of the samples at these row numbers, in their order."""
         shards = self._shard_numbers[indices]
         rows = self._row_numbers[indices]
         pixels = np.empty((len(indices), *self.info.shape), dtype=np.uint8)

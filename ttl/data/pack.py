@@ -20,6 +20,7 @@ from ttl.data.dataset import (
     INFO,
     SAMPLES,
     SPLITS,
+    VOLUME_DIMENSIONS,
     DatasetInfo,
     PackedDataset,
     pixel_hash,
@@ -48,6 +49,7 @@ def pack(
     one step once all is written; when anything fails, what was there stays. Raises `DataError` for samples
     that do not fit together, and whatever `contents` raises.
     """
+    _check_shape(contents.shape)
     with replacing(out) as aside:
         rows = _write_shards(contents, aside, shard_bytes)
         several = contents.task == "multilabel"
@@ -134,6 +136,15 @@ def _row(sample: Sample, shard: int, row: int) -> dict[str, Any]:
         "shard": shard,
         "row": row,
     }
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (VOLUME_DIMENSIONS - 1, VOLUME_DIMENSIONS):
+        raise DataError(f"samples of shape {shape} are neither images, (c, h, w), nor volumes, (1, d, h, w)")
+    if len(shape) == VOLUME_DIMENSIONS and (shape[0] != 1 or shape[2] != shape[3]):
+        raise DataError(
+            f"volumes of shape {shape} cannot be packed: they have one channel, and slices that are square"
+        )
 
 
 def _check(sample: Sample, contents: Contents) -> None:

@@ -1,4 +1,7 @@
-"""From packed pixels to a network's input, a batch at a time, on the device that holds the batch."""
+"""From packed pixels to a network's input, a batch at a time, on the device that holds the batch.
+
+What is said here of images is done to volumes by `ttl.data.volumes`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ttl.data.steps import ImageSteps
+from ttl.data.volumes import VolumeAugmentation, augment_volumes, draw_volumes, prepare_volumes
+
+VOLUMES = 5
+"""Dimensions of a batch of volumes, [n, c, d, h, w]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +35,15 @@ class Augmentation:
         return Augmentation(**{name: getattr(self, name)[part] for name in self.__slots__})
 
 
-def draw(count: int, *, crop_scale: float, flip: bool, generator: torch.Generator) -> Augmentation:
+def draw(
+    count: int, *, crop_scale: float, flip: bool, generator: torch.Generator, volumes: bool = False
+) -> Augmentation | VolumeAugmentation:
     """Draw crops of at least `crop_scale` of the image's area, aspect 3:4 to 4:3, and flips for half.
 
     The distribution of torchvision's `RandomResizedCrop` for square images, with sides cut at the image's.
     """
+    if volumes:
+        return draw_volumes(count, crop_scale=crop_scale, flip=flip, generator=generator)
     area = torch.empty(count).uniform_(crop_scale, 1.0, generator=generator)
     bound = math.log(4 / 3)
     aspect = torch.empty(count).uniform_(-bound, bound, generator=generator).exp()
@@ -45,11 +56,15 @@ def draw(count: int, *, crop_scale: float, flip: bool, generator: torch.Generato
     return Augmentation(left=left, top=top, width=width, height=height, flipped=flipped)
 
 
-def augment(images: Tensor, augmentation: Augmentation, *, image_size: int, steps: ImageSteps) -> Tensor:
+def augment(
+    images: Tensor, augmentation: Augmentation | VolumeAugmentation, *, image_size: int, steps: ImageSteps
+) -> Tensor:
     """Return images, uint8 [n, c, h, w], cropped, flipped, resized and normalised: float [n, 3, s, s].
 
     Bilinear sampling. An image much larger than the output is first reduced, for sampling alone would alias.
     """
+    if isinstance(augmentation, VolumeAugmentation):
+        return augment_volumes(images, augmentation, image_size=image_size, steps=steps)
     pixels = images.float()
     if min(pixels.shape[-2:]) >= 2 * image_size:
         pixels = _resize(pixels, round(1.5 * image_size), "bilinear")
@@ -74,6 +89,8 @@ def _across(centres: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def prepare(images: Tensor, *, image_size: int, steps: ImageSteps) -> Tensor:
     """Return images, uint8 [n, c, h, w], resized, centre-cropped and normalised: float [n, 3, s, s]."""
+    if images.ndim == VOLUMES:
+        return prepare_volumes(images, image_size=image_size, steps=steps)
     side = round(image_size * steps.resize)
     pixels = images.float()
     if pixels.shape[-2:] != (side, side):

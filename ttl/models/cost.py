@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,9 +19,10 @@ REPEATS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The cost of one image: `macs` of a forward pass, `latency_ms` at batch 1 (median, warmed up).
+    """The cost of one image or volume: `macs` of a forward pass, `latency_ms` at batch 1 (median, warmed up).
 
-    `params` counts weights and biases, trained or frozen; `model_bytes` counts buffers too.
+    A network that sees a volume slice by slice is charged for all of them. `params` counts weights and
+    biases, trained or frozen; `model_bytes` counts buffers too.
     """
 
     params: int
@@ -42,10 +42,10 @@ def cost(network: Network, image_size: int) -> Cost:
         )
 
 
-def forward_macs(network: nn.Module, image_size: int) -> int:
-    """Return the multiply-accumulates of one image: convolutions and matrix products alone."""
+def forward_macs(network: Network, image_size: int) -> int:
+    """Return the multiply-accumulates of one image or volume: convolutions and matrix products alone."""
     with evaluating(network), counting() as counter:
-        network(_image(network, image_size))
+        network(network.blank(image_size))
     return int(counter.get_total_flops()) // 2
 
 
@@ -61,16 +61,16 @@ def training_macs(network: Network, image_size: int) -> int:
     with counting() as counter:
         modes = {module: module.training for module in network.modules()}
         network.eval()
-        network(_image(network, image_size)).sum().backward()
+        network(network.blank(image_size)).sum().backward()
         for module, mode in modes.items():
             module.training = mode
     network.zero_grad(set_to_none=True)
     return int(counter.get_total_flops()) // 2
 
 
-def latency(network: nn.Module, image_size: int) -> float:
+def latency(network: Network, image_size: int) -> float:
     """Return the median time of one image in milliseconds, over 30 runs after 5 to warm up."""
-    image = _image(network, image_size)
+    image = network.blank(image_size)
     times = []
     with evaluating(network):
         for _ in range(WARM_UP + REPEATS):
@@ -80,10 +80,6 @@ def latency(network: nn.Module, image_size: int) -> float:
             _wait(image.device)
             times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[WARM_UP:])
-
-
-def _image(network: nn.Module, image_size: int) -> torch.Tensor:
-    return torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
 
 
 def _wait(device: torch.device) -> None:

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-import timm
 from torch import nn
 
 from ttl.errors import ModelError
-from ttl.models.backbones import create
+from ttl.models.backbones import create, family_of
 from ttl.models.names import Granularity
 from ttl.models.order import trace
 
@@ -37,8 +36,8 @@ class Cut:
 def list_cuts(backbone: str, granularity: Granularity) -> tuple[Cut, ...]:
     """Return the backbone's cuts from the bottom to the top.
 
-    Stage cuts are timm's feature points and their siblings of the same kind. Block cuts are the stem,
-    where timm has a feature point there, and every block. A network without stages, such as a ViT, has a
+    Stage cuts are its library's feature points and their siblings of the same kind. Block cuts are the stem,
+    where there is a feature point, and every block. A network without stages, such as a ViT, has a
     stage cut at each quarter of its blocks.
     """
     stages, blocks, channels, whole = _layout(backbone)
@@ -70,9 +69,7 @@ def _layout(backbone: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, 
     """Return names of stage cuts, names of block cuts, the width at each, and the cuts that are whole."""
     model = create(backbone)
     modules = dict(model.named_modules())
-    config: Any = timm.get_pretrained_cfg(backbone)
-    size = config.input_size[-1] if config.fixed_input_size else 64
-    runs = trace(model, size)
+    runs = trace(model, family_of(backbone).native_size(backbone) or 64)
     points = feature_points(model)
     containers = [name for name in points if _blocks(name, modules[name])]
     if containers:
@@ -103,7 +100,7 @@ def _layout(backbone: str) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, 
 def truncate(model: nn.Module, cut: str, num_classes: int, image_size: int) -> None:
     """Remove what lies above the cut, and put a new head there: average pooling, then a linear layer.
 
-    `model` is a whole timm backbone; it is changed in place. timm prunes to the next feature point; what
+    `model` is a whole backbone; it is changed in place. It prunes itself to the next feature point; what
     that keeps above the cut is sliced off.
     """
     points = feature_points(model)
@@ -120,7 +117,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
 
 def feature_points(model: nn.Module) -> list[str]:
-    """Return the names of timm's feature points, bottom to top."""
+    """Return the names of a backbone's feature points, bottom to top."""
     info: Any = model.feature_info
     return [point["module"] for point in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
 
@@ -146,8 +143,11 @@ def _slice(model: nn.Module, cut: str) -> None:
 
 
 def _blocks(name: str, module: nn.Module) -> list[str]:
-    """Return the names of a stage's blocks; none if the module is not a stage."""
-    if isinstance(module, CONTAINERS):
+    """Return the names of a stage's blocks; none if the module is not a stage.
+
+    A container of plain layers is no stage: a stem is one.
+    """
+    if isinstance(module, CONTAINERS) and any(list(child.children()) for child in module.children()):
         return [_join(name, child) for child, _ in module.named_children()]
     inner = getattr(module, "blocks", None)
     if isinstance(inner, CONTAINERS):

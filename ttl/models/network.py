@@ -1,5 +1,6 @@
 """The network of a trial: a backbone, cut and initialised as a strategy says. Strategies are defined here."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from ttl.models.backbones import load_backbone
 from ttl.models.cuts import GRANULARITIES, list_cuts, replace_head, resolve, truncate
 from ttl.models.heads import flatten_head
 from ttl.models.names import FULL, Head
-from ttl.models.order import above
+from ttl.models.order import above, blank, is_of_volumes
+from ttl.models.slices import slices
 from ttl.models.weights import IMAGENET, RANDOM
 
 
@@ -19,7 +21,8 @@ from ttl.models.weights import IMAGENET, RANDOM
 class NetworkSpec:
     """All that rebuilds a network's structure. `image_size` is in pixels; `cut` is `full` for ftl.
 
-    A network with a flattened head takes images of that size alone.
+    `depth` is in slices, for volumes; None for images. A backbone of images sees volumes slice by slice. A
+    network with a flattened head takes images of that size alone.
     """
 
     backbone: str
@@ -29,24 +32,55 @@ class NetworkSpec:
     cut: str = FULL
     source: str = IMAGENET
     head: Head = "pooled"
+    depth: int | None = None
 
 
 class Network(nn.Module):
-    """A timm network and what of it stays frozen.
+    """A backbone's network `net` and what of it stays frozen.
 
-    Images [n, 3, h, w], normalised, become logits [n, classes]. Frozen modules stay in evaluation mode
-    whatever mode the network is in, so that their batch-norm statistics never move.
+    Images [n, 3, h, w], or volumes [n, 3, d, h, w] where there is a `depth`, normalised, become logits
+    [n, classes]. Where volumes come to a network of images, it sees their slices, and the logits are the mean
+    over them. Frozen modules stay in evaluation mode whatever mode the network is in, so that their
+    batch-norm statistics never move.
     """
 
-    def __init__(self, net: nn.Module, frozen: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, net: nn.Module, frozen: frozenset[str] = frozenset(), *, depth: int | None = None
+    ) -> None:
         super().__init__()
         self.net = net
         self.frozen = frozen
+        self.depth = depth
+
+    @property
+    def sliced(self) -> bool:
+        """Whether a network of images is used on volumes."""
+        return self.depth is not None and not is_of_volumes(self.net)
+
+    @property
+    def runnable(self) -> nn.Module:
+        """What takes the inputs: the backbone's network itself, or the whole that makes slices for it."""
+        return self if self.sliced else self.net
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The order of weights and inputs in memory that computes fastest."""
+        return torch.channels_last_3d if is_of_volumes(self.net) else torch.channels_last
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [n, classes]."""
-        logits: Tensor = self.net(images)
-        return logits
+        if not self.sliced:
+            logits: Tensor = self.net(images)
+            return logits
+        stack = slices(images)
+        each: Tensor = self.net(stack.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        return each.reshape(-1, stack.shape[1], each.shape[-1]).mean(1)
+
+    def blank(self, image_size: int) -> Tensor:
+        """Return one black input: [1, 3, size, size], or [1, 3, depth, size, size]."""
+        if self.sliced:
+            return blank(self.net, image_size)[:, :, None].repeat(1, 1, self.depth or 1, 1, 1)
+        return blank(self.net, image_size, self.depth)
 
     def train(self, mode: bool = True) -> "Network":
         """Set training mode, save for the frozen modules."""
@@ -160,21 +194,23 @@ def build_network(spec: NetworkSpec, *, pretrained: bool = True, seed: int = 0) 
     cut = resolve(spec.backbone, spec.cut) if strategy.cuts else FULL
     if strategy.cuts and not strategy.differs_at_top and _is_whole(spec.backbone, cut):
         raise ModelError(f"nothing of {spec.backbone} lies above {cut}: {spec.strategy} there is ftl")
-    resolved = NetworkSpec(
-        backbone=spec.backbone,
-        strategy=spec.strategy,
-        num_classes=spec.num_classes,
-        image_size=spec.image_size,
-        cut=cut,
-        source=source,
-        head=spec.head,
-    )
+    resolved = dataclasses.replace(spec, cut=cut, source=source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = strategy.build(resolved)
         if spec.head == "flattened":
+            if is_of_volumes(network.net):
+                raise ModelError(
+                    f"{spec.backbone} takes volumes: its head is pooled; flattened ones are of images"
+                )
             flatten_head(network.net, spec.num_classes, spec.image_size)
-        return network
+    network.depth = spec.depth
+    if is_of_volumes(network.net) and spec.depth is None:
+        raise ModelError(
+            f"{spec.backbone} takes volumes, and these are images: choose a backbone of timm, which takes "
+            "images, and volumes slice by slice"
+        )
+    return network
 
 
 def _is_whole(backbone: str, cut: str) -> bool:

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-import torch
-
 from ttl.models.backbones import create
 from ttl.models.cost import counting
 from ttl.models.names import FULL, Strategy
 from ttl.models.network import STRATEGIES, NetworkSpec, build_network
-from ttl.models.order import evaluating, trace
+from ttl.models.order import blank, evaluating, is_of_volumes, trace
+from ttl.models.slices import count
 
 PER_IMAGE = 10_000_000
 """Loading, augmenting and stepping cost about as much as so many multiply-accumulates."""
@@ -46,18 +45,20 @@ class Profile:
 
 
 @lru_cache
-def profile(backbone: str, image_size: int) -> Profile:
-    """Return the profile of a timm backbone: sums over leaf modules, so attention's products are left out."""
+def profile(backbone: str, image_size: int, depth: int | None = None) -> Profile:
+    """Return the profile of a backbone: sums over leaf modules, so attention's products are left out.
+
+    `depth` is that of volumes; a backbone of images works on each of their slices.
+    """
     model = create(backbone, image_size)
     runs = trace(model, image_size)
     with evaluating(model), counting() as counter:
-        model(torch.zeros(1, 3, image_size, image_size))
-    leaves = {name for name, module in model.named_modules() if not list(module.children())}
-    macs = {
-        leaf: sum(operations.values()) // 2
-        for name, operations in counter.get_flop_counts().items()
-        if (leaf := name.partition(".")[2]) in leaves
-    }
+        model(blank(model, image_size, depth))
+    times = 1 if depth is None or is_of_volumes(model) else count(depth, image_size)
+    counted = {name.partition(".")[2]: found for name, found in counter.get_flop_counts().items()}
+    # Those within which nothing was counted: a module may keep its weights in others that never run.
+    leaves = set(counted) - {name.rpartition(".")[0] for name in counted} - {""}
+    macs = {leaf: sum(counted[leaf].values()) // 2 * times for leaf in leaves}
     head = cast("Any", model).get_classifier()
     params = {
         name: sum(parameter.numel() for parameter in module.parameters(recurse=False))

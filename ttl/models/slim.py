@@ -8,16 +8,19 @@ width to the half.
 import math
 from typing import Any, cast
 
-import torch
 import torch_pruning as tp
 from torch import nn
 
 from ttl.errors import ModelError
 from ttl.models.backbones import create
 from ttl.models.cuts import replace_head
-from ttl.models.order import above, trace
+from ttl.models.order import above, blank, is_of_volumes, trace
+from ttl.models.video import SWIN_HEADS, VideoSwin
 
 FACTOR = 2
+
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 
 def slim(backbone: str, cut: str, num_classes: int, image_size: int) -> tuple[nn.Module, list[str]]:
@@ -27,7 +30,9 @@ def slim(backbone: str, cut: str, num_classes: int, image_size: int) -> tuple[nn
     """
     model = create(backbone, image_size)
     replace_head(model, num_classes)
-    if hasattr(model, "blocks") and hasattr(model, "embed_dim") and hasattr(model, "pos_embed"):
+    if isinstance(model, VideoSwin):
+        _slim_swin(model, backbone, cut, num_classes, image_size)
+    elif hasattr(model, "blocks") and hasattr(model, "embed_dim") and hasattr(model, "pos_embed"):
         _slim_transformer(model, backbone, cut, num_classes, image_size)
     else:
         _slim_convolutional(model, cut, num_classes, image_size)
@@ -54,11 +59,12 @@ def _slim_convolutional(model: nn.Module, cut: str, num_classes: int, image_size
         if members & done:
             continue
         done |= members
-        channels = root.out_channels if isinstance(root, nn.Conv2d) else root.out_features
+        convolves = isinstance(root, CONVOLUTIONS)
+        channels = root.out_channels if convolves else root.out_features
         kept = channels // FACTOR
         graph = _graph(model, image_size)
-        prune = tp.prune_conv_out_channels if isinstance(root, nn.Conv2d) else tp.prune_linear_out_channels
-        if isinstance(root, nn.Conv2d) and root.groups == channels and channels > 1:
+        prune = tp.prune_conv_out_channels if convolves else tp.prune_linear_out_channels
+        if convolves and root.groups == channels and channels > 1:
             prune = tp.prune_depthwise_conv_out_channels
         graph.get_pruning_group(root, prune, idxs=list(range(kept, channels))).prune()
 
@@ -66,13 +72,13 @@ def _slim_convolutional(model: nn.Module, cut: str, num_classes: int, image_size
 def _graph(model: nn.Module, image_size: int) -> Any:
     model.eval()
     return tp.DependencyGraph().build_dependency(
-        model, example_inputs=torch.zeros(1, 3, image_size, image_size), verbose=False
+        model, example_inputs=blank(model, image_size), verbose=False
     )
 
 
 def _sets_width(item: Any) -> bool:
     module = item.dep.target.module
-    return isinstance(module, (nn.Conv2d, nn.Linear)) and item.dep.handler.__name__.endswith("out_channels")
+    return isinstance(module, LAYERS) and item.dep.handler.__name__.endswith("out_channels")
 
 
 def _groups(model: nn.Module, cut: str, image_size: int) -> list[tuple[Any, bool]]:
@@ -82,7 +88,7 @@ def _groups(model: nn.Module, cut: str, image_size: int) -> list[tuple[Any, bool
     classifier = cast("Any", model).get_classifier()
     graph = _graph(model, image_size)
     found = []
-    for group in graph.get_all_groups(ignored_layers=[classifier], root_module_types=[nn.Conv2d, nn.Linear]):
+    for group in graph.get_all_groups(ignored_layers=[classifier], root_module_types=list(LAYERS)):
         sources = [names.get(id(item.dep.target.module), "") for item in group if _sets_width(item)]
         if any(name in upper for name in sources):
             found.append((group, any(name not in upper for name in sources)))
@@ -96,7 +102,8 @@ def _insert_projection(model: nn.Module, cut: str, image_size: int) -> None:
     channels = runs[cut].channels
     parent = model.get_submodule(parent_name)
     block = parent.get_submodule(child)
-    parent._modules[child] = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), block)
+    convolution = nn.Conv3d if is_of_volumes(model) else nn.Conv2d
+    parent._modules[child] = nn.Sequential(convolution(channels, channels, 1, bias=False), block)
 
 
 def _next_block(model: nn.Module, cut: str, runs: dict[str, Any]) -> str:
@@ -120,8 +127,27 @@ def _slim_transformer(model: Any, backbone: str, cut: str, num_classes: int, ima
         setattr(model, name, getattr(narrow, name))
 
 
+def _slim_swin(model: VideoSwin, backbone: str, cut: str, num_classes: int, image_size: int) -> None:
+    heads = [max(1, number // FACTOR) for number in SWIN_HEADS]
+    narrow: Any = create(backbone, embed_dim=model.embed_dim // FACTOR, num_heads=heads)
+    replace_head(narrow, num_classes)
+    runs = trace(model, image_size)
+    following, width = _next_block(model, cut, runs), runs[cut].channels
+    stage, *block = (int(place) for place in cut.split(".")[1:])
+    for index in range(stage + 1, len(model.features)):
+        model.features[index] = narrow.features[index]
+    if block:
+        kept, new = list(model.features[stage].children()), list(narrow.features[stage].children())
+        model.features[stage] = nn.Sequential(*kept[: block[0] + 1], *new[block[0] + 1 :])
+    parent, _, child = following.rpartition(".")
+    projected = nn.Sequential(nn.Linear(width, width // FACTOR), model.get_submodule(following))
+    model.get_submodule(parent)._modules[child] = projected
+    for name in ("norm", "head"):
+        setattr(model, name, getattr(narrow, name))
+
+
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         # He et al., ICCV 2015, by fan-out; torch's own function takes no account of groups.
         fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))

@@ -1,8 +1,8 @@
-"""Where a backbone's pretrained weights lie: a user's file, a mirror, an installed package, or timm's hub."""
+"""Where a backbone's pretrained weights lie: a user's file, a mirror, an installed package, or a hub."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,31 +11,68 @@ from ttl.cache import cache_folder
 from ttl.errors import ModelError
 
 IMAGENET = "imagenet"
+KINETICS = "kinetics"
 RANDOM = "random"
 MIRROR_VARIABLE = "TTL_WEIGHTS_MIRROR"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t")
+"""Torchvision's networks of videos, which take volumes. Here, so that no table needs torch to know them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where weights come from; `path` is their file, None for `random` and for timm's hub."""
+    """Where weights come from; `path` is their file, None for `random` and for a hub."""
 
     kind: Literal["random", "file", "package", "hub"]
     path: Path | None = None
 
 
-def locate(backbone: str, source: str) -> Place:
-    """Return where the weights of `source` (`imagenet`, `random` or a file) lie for a backbone.
+def published(backbone: str) -> str:
+    """Return the source of a backbone's published weights: `kinetics` for networks of volumes."""
+    return KINETICS if backbone in VIDEO else IMAGENET
 
-    ImageNet weights are looked for in the folder or bucket that `TTL_WEIGHTS_MIRROR` names, then in an
-    installed package, then in timm's hub. Raises `ModelError` for a file that does not exist.
+
+def fits(backbone: str, source: str) -> bool:
+    """Return whether a source is one of this kind of backbone."""
+    return source not in (IMAGENET, KINETICS) or source == published(backbone)
+
+
+def pairs(backbones: Sequence[str], sources: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each backbone with each source that it can have.
+
+    `imagenet` is no source of a network of volumes, nor `kinetics` of one of images. Raises
+    `ModelError` for a backbone that is left without a source, and a source without a backbone.
+    """
+    found = [(backbone, source) for backbone in backbones for source in sources if fits(backbone, source)]
+    for backbone in backbones:
+        if backbone not in {one for one, _ in found}:
+            locate(backbone, sources[0])
+    for source in sources:
+        if source not in {one for _, one in found}:
+            locate(backbones[0], source)
+    return found
+
+
+def locate(backbone: str, source: str) -> Place:
+    """Return where the weights of `source` (`imagenet`, `kinetics`, `random` or a file) lie for a backbone.
+
+    Published weights are looked for in the folder or bucket that `TTL_WEIGHTS_MIRROR` names, then in an
+    installed package, then in timm's or torchvision's hub. Raises `ModelError` for a file that does not
+    exist, and for published weights of another kind of network.
     """
     if source == RANDOM:
         return Place(kind="random")
-    if source != IMAGENET:
+    known = published(backbone)
+    if not fits(backbone, source):
+        raise ModelError(
+            f"{backbone} has no {source} weights: its published ones are {known}; "
+            f"give {known!r}, {RANDOM!r} or a file as the source"
+        )
+    if source != known:
         if not Path(source).is_file():
             raise ModelError(
-                f"weights file {source} does not exist; give a file, {IMAGENET!r} or {RANDOM!r} as the source"
+                f"weights file {source} does not exist; give a file, {known!r} or {RANDOM!r} as the source"
             )
         return Place(kind="file", path=Path(source))
     mirrored = _mirrored(backbone)

@@ -157,7 +157,7 @@ def _load(row: Mapping[str, Any], runs: Runs, packed: PackedDataset, rows: NDArr
             "run `ttl sweep` again"
         )
     scores = np.array(predicted["scores"].to_list())
-    spec = network_spec(trial, len(packed.info.classes))
+    spec = network_spec(trial, packed.info)
     return Attended(
         strategy=trial.strategy,
         row=row,

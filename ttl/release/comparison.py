@@ -16,6 +16,9 @@ from ttl.evaluation.scoring import scoring_of
 BATCH = 256
 """Images at a time: of a large split, the predictions alone are held."""
 
+VOLUMES = 16
+"""The same of volumes, each of which is many images."""
+
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From prepared images [n, 3, h, w] to logits [n, classes]."""
 
@@ -58,8 +61,9 @@ class Comparison:
         return self._prepared(rows[places])
 
     def _batches(self) -> Iterator[Tensor]:
-        for start in range(0, len(self.rows), BATCH):
-            yield self._prepared(self.rows[start : start + BATCH])
+        step = VOLUMES if self.dataset.info.volumes else BATCH
+        for start in range(0, len(self.rows), step):
+            yield self._prepared(self.rows[start : start + step])
 
     def _prepared(self, rows: NDArray[np.int64]) -> Tensor:
         pixels = torch.from_numpy(self.dataset.read(rows))

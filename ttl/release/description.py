@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ttl.data.dataset import Task
 from ttl.data.images import Fit
-from ttl.data.steps import ImageSteps
+from ttl.data.steps import ImageSteps, depth_at
 from ttl.errors import ReleaseError
 from ttl.files import sha256
 from ttl.models.names import Head
@@ -60,9 +60,10 @@ class Description:
     """A released model.
 
     `channels` and `packed_size` are of the packed images it was trained on: 1 or 3 channels, (height,
-    width); `fit` is how an image of another shape is brought to that size. `source` is `imagenet`, `random`
-    or the name of the weights file whose SHA-256 is `source_sha256`. `threshold` is on the probability of
-    the second class of a binary task, or one on that of each label where an image may have several, chosen on
+    width), or of volumes (depth, height, width); `fit` is how an image of another shape is brought to that
+    size. `source` is `imagenet`, `kinetics`, `random` or the name of the weights file whose SHA-256 is
+    `source_sha256`. `threshold` is on the probability of the second class of a binary task, or one on that of
+    each label where an image may have several, chosen on
     validation data; None for other tasks.
     """
 
@@ -79,7 +80,7 @@ class Description:
     cut: str
     image_size: int
     channels: int
-    packed_size: tuple[int, int]
+    packed_size: tuple[int, ...]
     fit: Fit
     steps: ImageSteps
     threshold: float | tuple[float, ...] | None
@@ -96,6 +97,11 @@ class Description:
     def num_classes(self) -> int:
         """The number of outputs."""
         return len(self.classes)
+
+    @property
+    def depth(self) -> int | None:
+        """The depth of the volumes that the network takes; None for images."""
+        return depth_at((self.channels, *self.packed_size), self.image_size)
 
     @property
     def network(self) -> str:

@@ -32,7 +32,7 @@ from ttl.training.trial import Trial
 CHECKED_IMAGES = 32
 """Validation images on which ONNX's logits are compared with torch's."""
 
-CALIBRATION_IMAGES = 256
+CALIBRATION_IMAGES, CALIBRATION_VOLUMES = 256, 32
 
 
 def export_model(
@@ -60,11 +60,12 @@ def export_model(
         )
     trial, result = _read_trial(Runs(runs), selection, revision)
     weights = runs / trial.trial_id / WEIGHTS
-    network = load_network(network_spec(trial, len(dataset.info.classes)), weights)
+    network = load_network(network_spec(trial, dataset.info), weights)
     steps = image_steps(trial)
 
     comparison = Comparison(network, dataset, image_size=trial.image_size, steps=steps)
     images = comparison.spread("val", CHECKED_IMAGES)
+    calibration = CALIBRATION_VOLUMES if dataset.info.volumes else CALIBRATION_IMAGES
     partly = out / f".{name}.partial"
     shutil.rmtree(partly, ignore_errors=True)
     partly.mkdir(parents=True)
@@ -77,7 +78,7 @@ def export_model(
         int8 = offer_int8(
             partly,
             comparison,
-            calibration=comparison.spread("train", CALIBRATION_IMAGES).numpy(),
+            calibration=comparison.spread("train", calibration).numpy(),
             threshold=selection["figures"]["chosen"]["threshold"],
             rule=int8_rule,
         )
@@ -181,7 +182,7 @@ def _describe(
         head=trial.head,
         image_size=trial.image_size,
         channels=info.shape[0],
-        packed_size=(info.shape[1], info.shape[2]),
+        packed_size=info.shape[1:],
         fit=info.fit,
         steps=steps,
         threshold=tuple(threshold) if isinstance(threshold, Sequence) else threshold,

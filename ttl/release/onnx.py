@@ -33,13 +33,13 @@ RUNTIME_ERRORS = (
 
 
 def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Write `network` to one ONNX file: input `images` [batch, 3, h, w], normalised; output `logits`.
+    """Write `network` to one ONNX file: input `images` [batch, 3, (d,) h, w], normalised; output `logits`.
 
     Raises `ReleaseError` for a network that torch's exporter cannot trace.
     """
     batch = torch.export.Dim("batch", min=1)
     # torch specialises a graph to a batch of one, so that the example has two.
-    twice = example[:1].repeat(2, 1, 1, 1)
+    twice = torch.cat([example[:1], example[:1]])
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -65,7 +65,7 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
 def check_onnx(network: nn.Module, path: Path, images: Tensor) -> float:
     """Return the largest difference between torch's and ONNX Runtime's logits, at batch 1 and all at once.
 
-    `images` [n, 3, h, w] are real ones, prepared for the network: noise would not exercise its range.
+    `images` [n, 3, (d,) h, w] are real ones, prepared for the network: noise would not exercise its range.
     Raises `ReleaseError` above 1e-4.
     """
     session = open_session(path)

@@ -1,6 +1,6 @@
 """Using a released model: find it, load it, and give the probabilities of images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ttl.cache import cache_folder
 from ttl.data.images import read_image
 from ttl.data.transforms import prepare
+from ttl.data.volume_files import read_volume
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
 from ttl.evaluation.scoring import Threshold, scoring_of
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from ttl.models.network import NetworkSpec
 
 Engine = Literal["auto", "onnx", "int8", "torch"]
-BATCH = 64
+BATCH, VOLUMES = 64, 8
+"""Images, and volumes, at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +44,13 @@ class LoadedModel:
     forward: Callable[[Tensor], NDArray[np.float32]]
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return logits [n, classes] of packed images, uint8 [n, c, h, w], prepared as in validation."""
+        """Return logits [n, classes] of packed samples, uint8 [n, *shape], prepared as in validation."""
         known = self.description
         images = prepare(torch.from_numpy(pixels), image_size=known.image_size, steps=known.steps)
         return self.forward(images)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Probabilities:
-        """Return probabilities [n, classes] of packed images, uint8 [n, c, h, w]."""
+        """Return probabilities [n, classes] of packed samples, uint8 [n, c, (d,) h, w]."""
         return scoring_of(self.description.task).probabilities(self.logits(pixels).astype(np.float64))
 
 
@@ -120,25 +122,31 @@ def load_model(folder: Path, *, engine: Engine = "auto") -> LoadedModel:
 
 
 def predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
-    """Return the model's prediction for each image file, in their order.
+    """Return the model's prediction for each image file, or volume (see `read_volume`), in their order.
 
     Each goes the way of the images that the model was trained and validated on: packed size, then the
     network's own preprocessing. Raises `DataError` naming the first image that is missing or unreadable.
     """
-    return [prediction for batch in _batches(images) for prediction in _predict(model, batch)]
+    step = BATCH if model.description.depth is None else VOLUMES
+    batches = (images[start : start + step] for start in range(0, len(images), step))
+    return [prediction for batch in batches for prediction in _predict(model, batch)]
 
 
 def load_network(spec: "NetworkSpec", weights: Path) -> nn.Module:
-    """Return the network of `spec` with the trained weights of a safetensors file, in evaluation mode."""
+    """Return the network of `spec` with the trained weights of a safetensors file, in evaluation mode.
+
+    It is what takes the prepared samples: the backbone's network, or for volumes that it sees slice by slice
+    the whole that makes the slices.
+    """
     # ONNX Runtime needs none of these, and timm takes seconds to import.
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load_file  # noqa: PLC0415
 
     from ttl.models.network import build_network  # noqa: PLC0415
 
-    network = build_network(spec, pretrained=False).net
+    network = build_network(spec, pretrained=False)
     try:
-        network.load_state_dict(load_file(weights))
+        network.net.load_state_dict(load_file(weights))
     except (OSError, SafetensorError) as error:
         raise ReleaseError(f"the weights {weights} cannot be read: {error}") from error
     except RuntimeError as error:
@@ -146,7 +154,7 @@ def load_network(spec: "NetworkSpec", weights: Path) -> nn.Module:
         raise ReleaseError(
             f"the weights {weights} are not of {spec.backbone} {spec.strategy} {spec.cut}: {reason}"
         ) from error
-    return network.eval()
+    return network.runnable.eval()
 
 
 def rebuild(description: Description, weights: Path) -> nn.Module:
@@ -160,6 +168,7 @@ def rebuild(description: Description, weights: Path) -> nn.Module:
         image_size=description.image_size,
         cut=description.cut,
         head=description.head,
+        depth=description.depth,
     )
     return load_network(spec, _intact(weights, description.weights_sha256))
 
@@ -176,19 +185,16 @@ def _intact(path: Path, expected: str) -> Path:
     return path
 
 
-def _batches(images: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH]
+def _read(path: Path, known: Description) -> NDArray[np.uint8]:
+    *depth, height, width = known.packed_size
+    if depth:
+        return read_volume(path, shape=(depth[0], height, width), fit=known.fit)
+    return read_image(path, name=str(path), channels=known.channels, size=(height, width), fit=known.fit)
 
 
 def _predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
     known = model.description
-    pixels = np.stack(
-        [
-            read_image(path, name=str(path), channels=known.channels, size=known.packed_size, fit=known.fit)
-            for path in images
-        ]
-    )
+    pixels = np.stack([_read(path, known) for path in images])
     probabilities = model.probabilities(pixels)
     decided = scoring_of(known.task).decide(probabilities, model.threshold)
     return [

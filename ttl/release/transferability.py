@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ttl.data.dataset import PackedDataset
+from ttl.data.steps import depth_at
 from ttl.data.transforms import prepare
 from ttl.errors import DataError, SearchError
 from ttl.evaluation.activations import Layer, list_layers, stream
@@ -120,12 +121,12 @@ def compare(
     """
     row = best_whole(trials, backbone)
     trial = read_trial(row, runs, dataset)
-    spec = network_spec(trial, len(dataset.info.classes))
+    spec = network_spec(trial, dataset.info)
     seed = trial.seed + 1
     finetuned = load_network(spec, runs.weights(trial.trial_id)).to(device)
     others: dict[str, nn.Module] = {
-        "finetuned": build_network(spec, seed=trial.seed).net.to(device),
-        "random": build_network(replace(spec, source=RANDOM), seed=seed).net.to(device),
+        "finetuned": build_network(spec, seed=trial.seed).to(device),
+        "random": build_network(replace(spec, source=RANDOM), seed=seed).to(device),
     }
     chosen = choose_images(dataset, images)
     batches = _Batches(dataset, chosen, trial, device)
@@ -219,7 +220,8 @@ class _Batches:
         self.steps = image_steps(trial)
 
     def __iter__(self) -> Iterator[Tensor]:
-        batch = max(1, PIXELS // self.size**2)
+        depth = depth_at(self.pixels.dataset.info.shape, self.size) or 1
+        batch = max(1, PIXELS // (self.size**2 * depth))
         for start in range(0, len(self.rows), batch):
             pixels = self.pixels(self.rows[start : start + batch])
             yield prepare(pixels, image_size=self.size, steps=self.steps)

@@ -14,7 +14,7 @@ import ttl
 from ttl.data.dataset import PackedDataset
 from ttl.files import sha256
 from ttl.layout import Layout
-from ttl.models.weights import locate
+from ttl.models.weights import locate, pairs
 from ttl.params import RUNNING, Params
 from ttl.search import results, scored
 from ttl.training.runs import FAILED, RESULT
@@ -66,9 +66,8 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
         for path in sorted(package.rglob("*"))
         if path.suffix in (".py", ".j2", ".css", ".js")
     ]
-    places = [
-        locate(backbone, source) for backbone in params.sweep.backbones for source in params.sweep.sources
-    ]
+    wanted = pairs(params.sweep.backbones, params.sweep.sources)
+    places = [locate(backbone, source) for backbone, source in wanted]
     weights = [place.path for place in places if place.path]
     known = {
         "sweep": {**asdict(params.sweep), **dict.fromkeys(RUNNING)}

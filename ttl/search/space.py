@@ -16,7 +16,8 @@ class Space:
     """The factors of a sweep, as plain values.
 
     `datasets` are revisions by name. `cuts` are all cuts of a backbone, by backbone and granularity, from the
-    bottom to the top. `weights` are the SHA-256 of pretrained weights, by backbone and source.
+    bottom to the top. `weights` are the SHA-256 of pretrained weights, by backbone and source: only the pairs
+    that are there belong to the space.
     """
 
     datasets: Mapping[str, str]
@@ -45,6 +46,8 @@ class Space:
             self.shares,
             self.strategies,
         ):
+            if (backbone, source) not in self.weights:
+                continue
             yield Series(
                 space=self,
                 dataset=dataset,

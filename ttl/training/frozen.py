@@ -25,6 +25,9 @@ MEMORY_SHARE = 1 / 16
 TOLERANCE = 1e-5
 """By so much, of the largest, may logits differ that were computed from kept features."""
 
+POSITIONED = 4
+"""Dimensions of features [n, c, h, w] that have positions; those of volumes have one more."""
+
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """What a container may use of memory, and what it does: control groups of version 2, and of 1."""
@@ -38,7 +41,9 @@ class FrozenFeatures:
     """
 
     def __init__(self, network: Network, cut: str, image_size: int, *, share: float = MEMORY_SHARE) -> None:
-        self.network, self.image_size = network, image_size
+        self.network, self.shape = network, network.blank(image_size).shape[1:]
+        # Of each image; a network that works on a volume's slices has as many features of it.
+        self.each = 1
         # The outermost frozen modules: whatever runs inside one of them runs not at all.
         self.names = [name for name in network.frozen if name.rpartition(".")[0] not in network.frozen]
         self.top = next((name for name in self.names if f"{cut}.".startswith(f"{name}.")), None)
@@ -53,7 +58,7 @@ class FrozenFeatures:
         if not self.usable:
             return False
         assert self.top is not None
-        size = rows * self.shapes[self.top].numel() * 4
+        size = rows * self.each * self.shapes[self.top].numel() * 4
         if size > self.room:
             logger.info(
                 "features of %s are computed anew each time: %.1f GB, and there is room for %.1f GB",
@@ -61,7 +66,7 @@ class FrozenFeatures:
             )  # fmt: skip
             return False
         self.room -= size
-        self.tables[table] = Table(rows)
+        self.tables[table] = Table(rows, self.each)
         return True
 
     def run(
@@ -106,13 +111,14 @@ class FrozenFeatures:
     def _verify(self) -> bool:
         """Return whether the network gives the same logits from the features at its cut alone."""
         generator = torch.Generator().manual_seed(0)
-        shape = (2, 3, self.image_size, self.image_size)
-        images = torch.randn(shape, generator=generator).to(self.device)
+        images = torch.randn(self._blank(2).shape, generator=generator).to(self.device)
         with evaluating(self.network):
             with self._recorded(self.names) as outputs:
                 expected = self.network(images)
-            if self.top not in outputs or any(len(one) != len(images) for one in outputs.values()):
+            lengths = {len(one) for one in outputs.values()}
+            if self.top not in outputs or len(lengths) > 1 or len(outputs[self.top]) % len(images):
                 return False
+            self.each = len(outputs[self.top]) // len(images)
             # Others are there, and never run.
             self.names = list(outputs)
             self.shapes = {name: output.shape[1:] for name, output in outputs.items()}
@@ -162,14 +168,14 @@ class FrozenFeatures:
                 del module.forward
 
     def _blank(self, count: int) -> Tensor:
-        side = self.image_size
-        return torch.zeros(1, device=self.device).expand(count, 3, side, side)
+        return torch.zeros(1, device=self.device).expand(count, *self.shape)
 
 
 class Table:
-    """Rows of features; those with positions in channels-last order, as they are computed."""
+    """Rows of features, `each` of every image; those with positions in channels-last order, as computed."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, each: int = 1) -> None:
+        self.each = each
         self.filled = torch.zeros(rows, dtype=torch.bool)
         self.values: Tensor | None = None
 
@@ -178,18 +184,18 @@ class Table:
         return bool(self.filled[places].all())
 
     def put(self, places: Tensor, features: Tensor) -> None:
-        """Keep features [n, ...] at these rows."""
-        flat = features.permute(0, 2, 3, 1) if features.ndim == 4 else features
+        """Keep features [n · each, ...] at these rows."""
+        flat = features.movedim(1, -1) if features.ndim >= POSITIONED else features
         if self.values is None:
-            self.values = flat.new_empty((len(self.filled), *flat.shape[1:]))
-        self.values[places.to(flat.device)] = flat
+            self.values = flat.new_empty((len(self.filled), self.each, *flat.shape[1:]))
+        self.values[places.to(flat.device)] = flat.reshape(-1, self.each, *flat.shape[1:])
         self.filled[places] = True
 
     def get(self, places: Tensor) -> Tensor:
-        """Return the features [n, ...] of these rows."""
+        """Return the features [n · each, ...] of these rows."""
         assert self.values is not None
-        flat = self.values[places.to(self.values.device)]
-        return flat.permute(0, 3, 1, 2) if flat.ndim == 4 else flat
+        flat = self.values[places.to(self.values.device)].flatten(0, 1)
+        return flat.movedim(-1, 1) if flat.ndim >= POSITIONED else flat
 
 
 class _Enough(Exception):  # noqa: N818 - it is no error

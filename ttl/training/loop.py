@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from ttl.data.steps import ImageSteps
+from ttl.data.dataset import DatasetInfo
+from ttl.data.steps import ImageSteps, depth_at
 from ttl.data.transforms import Augmentation, augment, draw, prepare
+from ttl.data.volumes import VolumeAugmentation
 from ttl.errors import LostLossError, TrialError
 from ttl.evaluation.scoring import scoring_of
 from ttl.models.backbones import preprocessing, weights_sha256
@@ -43,6 +45,9 @@ from ttl.training.trial import Trial
 EVALUATION_BATCH = 256
 """Images a process scores at once; results do not depend on it."""
 
+EVALUATION_VOLUMES = 16
+"""The same of volumes, each of which is many images."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
@@ -64,16 +69,17 @@ class Scored:
     logits: NDArray[np.float64]
 
 
-def network_spec(trial: Trial, classes: int) -> NetworkSpec:
-    """Return the network that a trial trains."""
+def network_spec(trial: Trial, info: DatasetInfo) -> NetworkSpec:
+    """Return the network that a trial trains, on the dataset of this description."""
     return NetworkSpec(
         backbone=trial.backbone,
         strategy=trial.strategy,
         cut=trial.cut,
         source=trial.source,
-        num_classes=classes,
+        num_classes=len(info.classes),
         image_size=trial.image_size,
         head=trial.head,
+        depth=depth_at(info.shape, trial.image_size),
     )
 
 
@@ -121,8 +127,8 @@ class Trainer:
             classes,
             weighted=self.recipe.class_weights,
         )
-        built = build_network(network_spec(trial, classes), seed=trial.seed)
-        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        built = build_network(network_spec(trial, dataset.info), seed=trial.seed)
+        built.to(memory_format=built.memory_format)  # type: ignore[call-overload]
         self.network: Network = built.to(accelerator.device)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         momentum = {"momentum": self.recipe.momentum} if self.recipe.optimizer == "sgd" else {}
@@ -155,11 +161,12 @@ class Trainer:
         """Return the logits of every sample of a split, each exactly once, on every process."""
         indices = self.division[split]
         found_at, rows, start = [], [], 0
+        most = EVALUATION_VOLUMES if self.dataset.info.volumes else EVALUATION_BATCH
         self.network.eval()
         with torch.inference_mode(self.frozen is None), torch.no_grad():
             for batch in evaluation_batches(
                 indices,
-                batch_size=max(1, EVALUATION_BATCH // self.micro_batches),
+                batch_size=max(1, most // self.micro_batches),
                 rank=self.rank,
                 world=self.world,
             ):
@@ -197,7 +204,11 @@ class Trainer:
             # Drawn for the whole batch, and then divided: what an image undergoes does not depend on how
             # many processes there are.
             drawn = draw(
-                len(batch), crop_scale=self.recipe.crop_scale, flip=self.recipe.flip, generator=shared
+                len(batch),
+                crop_scale=self.recipe.crop_scale,
+                flip=self.recipe.flip,
+                generator=shared,
+                volumes=self.dataset.info.volumes,
             )
             batch_weight = self.objective.amount(self.labels[batch])
             parts = micro_batches(
@@ -290,7 +301,7 @@ class Trainer:
     def _prepared(self, rows: NDArray[np.int64]) -> Tensor:
         return prepare(self.pixels(rows), image_size=self.trial.image_size, steps=self.steps)
 
-    def _augmented(self, rows: NDArray[np.int64], drawn: Augmentation) -> Tensor:
+    def _augmented(self, rows: NDArray[np.int64], drawn: Augmentation | VolumeAugmentation) -> Tensor:
         return augment(self.pixels(rows), drawn, image_size=self.trial.image_size, steps=self.steps)
 
     def _logits(
@@ -303,8 +314,10 @@ class Trainer:
 
     @property
     def _faces(self) -> int:
-        """How many images may come of one that is not cropped: itself, and its mirror image."""
-        return 2 if self.recipe.flip else 1
+        """How many images may come of one that is not cropped, by flips: two; of a volume, eight."""
+        if not self.recipe.flip:
+            return 1
+        return 8 if self.dataset.info.volumes else 2
 
     def _keep_frozen(self) -> FrozenFeatures | None:
         """Keep what the frozen part makes of images that come again; None if there is nothing to keep."""
@@ -313,17 +326,22 @@ class Trainer:
         frozen = FrozenFeatures(self.network, self.trial.cut, self.trial.image_size)
         frozen.keep("val", -(-len(self.division["val"]) // self.world))
         # Both faces are computed in the first epoch, so that two faces pay from the third epoch on.
-        if self.recipe.crop_scale == 1 and self.recipe.epochs > self._faces:
+        # Those of volumes are too many to pay.
+        few = self._faces <= 2
+        if self.recipe.crop_scale == 1 and few and self.recipe.epochs > self._faces:
             frozen.keep("train", self._faces * self.dataset.samples.height)
         return frozen if frozen.tables else None
 
     def _training_logits(
-        self, images: Callable[[], Tensor], rows: NDArray[np.int64], drawn: Augmentation
+        self,
+        images: Callable[[], Tensor],
+        rows: NDArray[np.int64],
+        drawn: Augmentation | VolumeAugmentation,
     ) -> Tensor:
         if self.frozen is None or "train" not in self.frozen.tables:
             return self._logits(self.model, images, "train", torch.empty(0))
         places = self._faces * torch.from_numpy(rows) + drawn.flipped
-        if self._faces > 1:
+        if isinstance(drawn, Augmentation) and self._faces > 1:
             mirrored = self._faces * torch.from_numpy(rows) + ~drawn.flipped
             other = replace(drawn, flipped=~drawn.flipped)
             with self.accelerator.autocast():

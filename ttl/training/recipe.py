@@ -35,7 +35,8 @@ class Recipe:
     """A training schedule.
 
     `batch_size` is the global batch: with two processes each works on half of it.
-    `crop_scale` is the smallest share of the image's area that a random resized crop keeps; 1 crops nothing.
+    `crop_scale` is the smallest share of the image's area, or the volume's, that a random resized crop keeps;
+    1 crops nothing. Volumes are flipped along all three axes.
     `resize` is the side, in multiples of the image size, to which validation images are resized before
     the centre crop (256/224 in the paper).
     `criterion` chooses the epoch whose weights are kept, on validation data.

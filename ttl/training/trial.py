@@ -29,8 +29,8 @@ DESCRIPTIVE = {"cut_index", "granularity"}
 class Trial:
     """One dataset × backbone × source × strategy × cut × recipe × seed.
 
-    `source` is `imagenet`, `random` or the path of a weights file; `source_sha256` is of the weights
-    themselves: their content is what counts, wherever they lie.
+    `source` is `imagenet`, `kinetics`, `random` or the path of a weights file; `source_sha256` is of the
+    weights themselves: their content is what counts, wherever they lie.
     `cut_index` counts the cuts of this granularity from the bottom; it is -1 for `full`.
     `processes` is part of the identity since batch norm sees each process's share of the batch alone.
     `share` is of the training samples, `resplit` how the samples are divided anew: both follow the seed, and

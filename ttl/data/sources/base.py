@@ -16,7 +16,7 @@ from ttl.data.labels import Label, Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image, uint8 [channels, height, width], and what is known of it.
+    """One image, uint8 [channels, height, width], or volume [1, depth, height, width], and what is known.
 
     `label` is the number of its class; for task `multilabel` it is a tuple, one value a class, of those that
     `ttl.data.labels` names. `patient_id` is `None` where patients are not known; `split` is `None`

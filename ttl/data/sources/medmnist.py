@@ -1,4 +1,4 @@
-"""Source `medmnist`: the published 2D files of MedMNIST, with the split they come with.
+"""Source `medmnist`: the published files of MedMNIST, 2D and 3D, with the split they come with.
 
 Yang et al., "MedMNIST v2", Scientific Data 10:41 (2023), https://doi.org/10.1038/s41597-022-01721-8.
 """
@@ -23,7 +23,6 @@ from ttl.data.sources.medmnist_catalogue import (
     CATALOGUE,
     MULTILABEL,
     RECORD,
-    VOLUMES,
     Published,
     file_name,
 )
@@ -56,8 +55,6 @@ class MedmnistOptions:
 
 def published(flag: str) -> Published:
     """Return what is known of the dataset `flag`. Raises `ParamsError` where it cannot be used."""
-    if flag in VOLUMES:
-        raise ParamsError(f"options.flag: {flag} holds 3D volumes; only the 2D sets are read so far")
     if flag not in CATALOGUE:
         raise ParamsError(
             f"options.flag: MedMNIST has no dataset {flag!r}; it has: {', '.join(CATALOGUE)}. "
@@ -99,17 +96,21 @@ def open_medmnist(request: Request) -> Contents:
     return Contents(
         task="multilabel" if flag in MULTILABEL else task_of(about.classes),
         classes=about.classes,
-        shape=(about.channels, size, size),
+        shape=(about.channels, *(size,) * (3 if about.volumes else 2)),
         licence=about.licence,
         source=f"{about.title} of MedMNIST+ (Yang et al., Scientific Data 2023), {RECORD}/{name}",
-        samples=read_samples(path, classes=len(about.classes), several=flag in MULTILABEL),
+        samples=read_samples(
+            path, classes=len(about.classes), several=flag in MULTILABEL, volumes=about.volumes
+        ),
         given_split=True,
         notes=tuple(notes),
     )
 
 
-def read_samples(path: Path, *, classes: int, several: bool = False) -> Iterator[Sample]:
-    """Yield the samples of an .npz file, train, val, test, one image in memory at a time, without pickle.
+def read_samples(
+    path: Path, *, classes: int, several: bool = False, volumes: bool = False
+) -> Iterator[Sample]:
+    """Yield the samples of an .npz file, train, val, test, one in memory at a time, without pickle.
 
     `several` says that images have a label a class, 0 or 1. Raises `DataError` naming the file and the
     array that cannot be used.
@@ -123,13 +124,13 @@ def read_samples(path: Path, *, classes: int, several: bool = False) -> Iterator
                         found = ", ".join(sorted(names)) or "nothing"
                         raise DataError(f"{path} has no array {split}_{kind}; it has: {found}")
             for split in SPLITS:
-                yield from _read_split(path, archive, split, classes, several=several)
+                yield from _read_split(path, archive, split, classes, several=several, volumes=volumes)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as a MedMNIST file: {error}") from error
 
 
 def _read_split(
-    path: Path, archive: zipfile.ZipFile, split: str, classes: int, *, several: bool
+    path: Path, archive: zipfile.ZipFile, split: str, classes: int, *, several: bool, volumes: bool
 ) -> Iterator[Sample]:
     with _array(path, archive, f"{split}_labels") as (shape, dtype, stream):
         if len(shape) != 2 or dtype.kind not in "iu":
@@ -147,20 +148,24 @@ def _read_split(
         )
     labels = flat.reshape(shape)
     with _array(path, archive, f"{split}_images") as (shape, dtype, stream):
-        _check_images(f"{path}: {split}_images", shape, dtype, count=len(labels))
+        _check_images(f"{path}: {split}_images", shape, dtype, count=len(labels), volumes=volumes)
         for index, label in enumerate(labels):
             image = np.frombuffer(_exactly(stream, int(np.prod(shape[1:]))), dtype=np.uint8)
             yield Sample(
                 sample_id=f"{split}-{index:06d}",
-                pixels=_channels_first(image.reshape(shape[1:])),
+                pixels=_channels_first(image.reshape(shape[1:]), volume=volumes),
                 label=tuple(label.tolist()) if several else int(label[0]),
                 split=split,
             )
 
 
-def _check_images(where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, count: int) -> None:
-    if len(shape) == 5 or (len(shape) == 4 and shape[-1] not in (1, 3)):
-        raise DataError(f"{where} has shape {shape}: 3D volumes; only 2D images are read so far")
+def _check_images(
+    where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, count: int, volumes: bool
+) -> None:
+    if volumes and (len(shape) != 4 or dtype != np.uint8):
+        raise DataError(f"{where} is {dtype} {shape}; expected is uint8, (n, d, h, w)")
+    if not volumes and (len(shape) == 5 or (len(shape) == 4 and shape[-1] not in (1, 3))):
+        raise DataError(f"{where} has shape {shape}: volumes; expected are images")
     if len(shape) not in (3, 4) or dtype != np.uint8:
         raise DataError(f"{where} is {dtype} {shape}; expected is uint8, (n, h, w) or (n, h, w, 3)")
     if shape[0] != count:
@@ -190,8 +195,8 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
     return data
 
 
-def _channels_first(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+def _channels_first(image: NDArray[np.uint8], *, volume: bool) -> NDArray[np.uint8]:
+    return image[None] if volume or image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-SOURCE = Source(title="published MedMNIST files (2D)", options=MedmnistOptions, open=open_medmnist)
+SOURCE = Source(title="published MedMNIST files", options=MedmnistOptions, open=open_medmnist)

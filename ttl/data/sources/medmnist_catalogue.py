@@ -1,4 +1,4 @@
-"""The published 2D files of MedMNIST+, Zenodo record 10519652: classes, licences, official MD5s."""
+"""The published files of MedMNIST+, Zenodo record 10519652: classes, licences, official MD5s."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,21 +21,13 @@ ORGANS = (
     "spleen",
 )
 
-VOLUMES = (
-    "organmnist3d",
-    "nodulemnist3d",
-    "adrenalmnist3d",
-    "fracturemnist3d",
-    "vesselmnist3d",
-    "synapsemnist3d",
-)
 MULTILABEL = ("chestmnist",)
 """Those whose images have any number of the classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """One dataset of the collection. `md5` is by the side of its images in pixels."""
+    """One dataset of the collection. `md5` is by the side of its images, or volumes, in pixels."""
 
     title: str
     classes: tuple[str, ...]
@@ -43,6 +35,7 @@ class Published:
     channels: int = 1
     licence: str = CC_BY
     note: str | None = None
+    volumes: bool = False
 
 
 CATALOGUE: dict[str, Published] = {
@@ -225,6 +218,55 @@ CATALOGUE: dict[str, Published] = {
             128: "ded0c5fa01a95dc4978b956f613e9b8e",
             224: "b354719e553fbbb2513d5533f52a4cb1",
         },
+    ),
+    "organmnist3d": Published(
+        title="OrganMNIST3D",
+        classes=(
+            "liver",
+            "kidney-right",
+            "kidney-left",
+            "femur-right",
+            "femur-left",
+            "bladder",
+            "heart",
+            "lung-right",
+            "lung-left",
+            "spleen",
+            "pancreas",
+        ),
+        md5={28: "a0c5a1ff56af4f155c46d46fbb45a2fe", 64: "58a2205adf14a9d0a189cb06dc78bf10"},
+        volumes=True,
+    ),
+    "nodulemnist3d": Published(
+        title="NoduleMNIST3D",
+        classes=("benign", "malignant"),
+        md5={28: "8755a7e9e05a4d9ce80a24c3e7a256f3", 64: "c47c5b7d457bf6332200d2ea6d64ecd8"},
+        volumes=True,
+    ),
+    "adrenalmnist3d": Published(
+        title="AdrenalMNIST3D",
+        classes=("normal", "hyperplasia"),
+        md5={28: "bbd3c5a5576322bc4cdfea780653b1ce", 64: "17721accfe9fb005146a47d33bc54b2f"},
+        volumes=True,
+        note="Shapes of glands, not scans: a voxel is 0 or 255. The split is by patient, who is not named.",
+    ),
+    "fracturemnist3d": Published(
+        title="FractureMNIST3D",
+        classes=("buckle rib fracture", "nondisplaced rib fracture", "displaced rib fracture"),
+        md5={28: "6aa7b0143a6b42da40027a9dda61302f", 64: "f01d7e6316aedf4210da0da5b7437b42"},
+        volumes=True,
+    ),
+    "vesselmnist3d": Published(
+        title="VesselMNIST3D",
+        classes=("vessel", "aneurysm"),
+        md5={28: "b41fd4f7e7e2feedddb201585ecafa1b", 64: "6bb274a8846e1097066dcd64e2c4520f"},
+        volumes=True,
+    ),
+    "synapsemnist3d": Published(
+        title="SynapseMNIST3D",
+        classes=("inhibitory synapse", "excitatory synapse"),
+        md5={28: "1235b78a3cd6280881dd7850a78eadb6", 64: "43bd14ebf3af9d3dd072446fedc14d5e"},
+        volumes=True,
     ),
 }
 

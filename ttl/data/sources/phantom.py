@@ -34,7 +34,8 @@ class PhantomOptions:
     """`patients` have 2 to 4 images each; `prevalence` is the share of patients who have the finding.
 
     `strength` scales the finding's contrast: more is easier. `label_noise` is the share of labels that are
-    turned over. `sites` differ in blur, contrast and grain.
+    turned over. `sites` differ in blur, contrast and grain. With a `depth`, each film becomes a volume of so
+    many slices: the finding is in some of them.
 
     With `labels`, so many findings occur, alone or together; the first has this `prevalence`, and each
     further one is rarer. Of their labels, a share `unknown` is not known, and a share `unsure` is uncertain,
@@ -50,12 +51,13 @@ class PhantomOptions:
     unknown: float = 0.0
     unsure: float = 0.0
     uncertain: Policy = "ignore"
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that make no dataset."""
         settle_types(self, where="options")
-        for name in ("patients", "sites"):
-            if getattr(self, name) < 1:
+        for name in ("patients", "sites", "depth"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ParamsError(f"options.{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.prevalence < 1:
             raise ParamsError(f"options.prevalence is {self.prevalence}; it must be between 0 and 1")
@@ -65,6 +67,11 @@ class PhantomOptions:
             raise ParamsError(f"options.label_noise is {self.label_noise}; it must be from 0 to under 0.5")
         if self.labels is not None and not 2 <= self.labels <= MOST_LABELS:
             raise ParamsError(f"options.labels is {self.labels}; it must be from 2 to {MOST_LABELS}")
+        if self.labels is not None and self.depth is not None:
+            raise ParamsError(
+                f"options.labels is {self.labels} and options.depth is {self.depth}: with several labels there "
+                "are films alone"
+            )
         for name in ("unknown", "unsure"):
             share = getattr(self, name)
             if not 0 <= share < 0.5:
@@ -112,6 +119,8 @@ def open_phantom(request: Request) -> Contents:
     size, channels = request.size or DEFAULT_SIZE, request.channels or 1
     if size < 16:
         raise ParamsError(f"size is {size}; the phantom's texture needs at least 16 pixels")
+    if options.depth is not None and channels != 1:
+        raise ParamsError(f"channels is {channels}; the phantom's volumes have 1")
     notes = ["The images are synthetic, made from a seed: they show no patient and prove nothing clinical."]
     if options.label_noise:
         notes.append(f"{options.label_noise:.0%} of the labels were turned over on purpose.")
@@ -126,7 +135,7 @@ def open_phantom(request: Request) -> Contents:
     return Contents(
         task=task,
         classes=classes,
-        shape=(channels, size, size),
+        shape=(channels, size, size) if options.depth is None else (1, options.depth, size, size),
         licence="CC0 1.0",
         source=f"synthetic phantom, {options.patients} patients, seed {request.seed}",
         samples=make(options, size=size, channels=channels, seed=request.seed),
@@ -151,7 +160,11 @@ def make_samples(options: PhantomOptions, *, size: int, channels: int, seed: int
         day = FIRST_DAY + datetime.timedelta(days=int(rng.integers(0, 1200)))
         for visit in range(count):
             ill = visit >= onset
-            pixels = draw_film(anatomy, site, options.strength if ill else 0.0, size, rng)
+            strength = options.strength if ill else 0.0
+            if options.depth is None:
+                pixels = draw_film(anatomy, site, strength, size, rng)
+            else:
+                pixels = draw_volume(anatomy, site, strength, (options.depth, size), rng)
             label = int(ill) ^ int(rng.random() < options.label_noise)
             yield Sample(
                 sample_id=f"phantom-{number:05d}-{visit}",
@@ -174,6 +187,18 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         ribs=rng.uniform(17, 22),
         phase=rng.uniform(0, 2 * np.pi),
         density=rng.uniform(0.08, 0.16),
+    )
+
+
+def draw_volume(
+    anatomy: Anatomy, site: int, strength: float, sides: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return slices of one patient, uint8 [depth, size, size]; a finding is in half of them, side by side."""
+    depth, size = sides
+    start = int(rng.integers(0, depth // 2 + 1))
+    inside = range(start, start + (depth + 1) // 2)
+    return np.stack(
+        [draw_film(anatomy, site, strength if at in inside else 0.0, size, rng) for at in range(depth)]
     )
 
 
