@@ -123,6 +123,8 @@ def test_what_is_missing_is_said():
         "TTL-2 is TTL-1: no block cut around it was better on validation data",
     )
     assert half["TTL-2"].difference == half["TTL-1"].difference
+    # The same networks are one comparison.
+    assert half["TTL-2"].p_holm == half["TTL-1"].p_holm == half["TTL-1"].p
     trials, predictions = swept()
     lost = table(trials.filter(pl.col("strategy") != "ftl"), predictions)
     assert lost["FTL"].notes[0].startswith("FTL is missing")

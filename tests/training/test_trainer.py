@@ -327,7 +327,7 @@ def test_each_trial_starts_with_the_first_loss_scale():
     [
         ({"schedule": "constant"}, "'constant'; it must be one of: plateau, one-cycle"),
         ({"criterion": "val_accuracy"}, "must be one of: val_loss, val_auroc"),
-        ({"optimizer": "sgd"}, "must be one of: adam, adamw"),
+        ({"optimizer": "lamb"}, "must be one of: adam, adamw, sgd"),
         ({"plateau_patience": 3}, "belongs to the schedule plateau, not to one-cycle"),
         ({"base": "paper", "warmup": 0.1}, "belongs to the schedule one-cycle, not to plateau"),
     ],

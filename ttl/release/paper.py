@@ -208,10 +208,11 @@ def _remarks(rows: Sequence[Row], condition: Mapping[str, Any], confidence: floa
     ]
     compared = [row for row in trained if row.p is not None]
     if compared:
+        count = len({row.trial_ids for row in compared})
         drawn = "patients alone, so that it is of these very networks" if single else "patients and seeds"
         remarks.append(
             f"AUROC less FTL's: mean over seeds, with its {confidence:.0%} interval and two-sided p by a "
-            f"paired bootstrap over {drawn}; p (Holm) is adjusted for {len(compared)} comparisons"
+            f"paired bootstrap over {drawn}; p (Holm) is adjusted for the {count} networks compared"
         )
     if condition["resplit"] != "none":
         remarks.append(

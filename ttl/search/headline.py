@@ -54,7 +54,7 @@ class Row:
     """One method of the table. `cut` is None, and so are the figures, where the sweep has no trial of it.
 
     `params` and `macs` are counts, `latency_ms` a mean over seeds, measured on `devices`. `difference` is
-    test AUROC less FTL's, `p` of its paired test, and `p_holm` adjusted for the number of methods compared;
+    test AUROC less FTL's, `p` of its paired test, and `p_holm` adjusted for the number of networks compared;
     None for FTL itself. `notes` are sentences on what is missing, or must be known to read the row.
     """
 
@@ -242,16 +242,17 @@ def _tested(
         return compare_seeds(pairs, confidence=confidence, resamples=resamples)
 
     compared = [row for row in rows[1:] if row.cut is not None]
-    found = {row.method: tested(row.trial_ids) for row in compared}
+    # By networks: where -2 is -1, that is one comparison.
+    found = {row.trial_ids: tested(row.trial_ids) for row in compared}
     adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
     return tuple(
         replace(
             row,
-            difference=found[row.method].difference,
-            p=found[row.method].p,
-            p_holm=adjusted[row.method],
+            difference=found[row.trial_ids].difference,
+            p=found[row.trial_ids].p,
+            p_holm=adjusted[row.trial_ids],
         )
-        if row.method in found
+        if row in compared
         else row
         for row in rows
     )
