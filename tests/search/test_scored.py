@@ -52,7 +52,7 @@ def test_what_is_not_kept_goes(tmp_path) -> None:
     scored.write(
         folder, selections={}, predictions=predictions, trials=trials, history=history, kept=["kept"]
     )
-    assert {path.relative_to(folder).as_posix() for path in scored.files(folder)} == {
+    assert {path.relative_to(folder).as_posix() for path in results.beside(folder)} == {
         "predictions/kept.parquet",
         "plots/curves/kept.csv",
         "plots/curves/films.csv",

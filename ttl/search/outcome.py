@@ -12,11 +12,10 @@ import polars as pl
 
 import ttl
 from ttl.data.dataset import PackedDataset
-from ttl.files import sha256
 from ttl.layout import Layout
 from ttl.models.weights import locate, pairs
 from ttl.params import RUNNING, Params
-from ttl.search import results, scored
+from ttl.search import results
 from ttl.training.runs import FAILED, RESULT
 
 STAMP = "sweep.json"
@@ -84,7 +83,7 @@ def fingerprint(params: Params, layout: Layout, *, merge: bool) -> str:
 
 def stamp(layout: Layout, key: str) -> None:
     """Note that the outputs of the sweep with this fingerprint are whole."""
-    values = {"fingerprint": key, "tables": _digests(layout.results)}
+    values = {"fingerprint": key, "tables": results.digests(layout.results)}
     (layout.results / STAMP).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
@@ -97,7 +96,7 @@ def current(params: Params, layout: Layout, key: str) -> Outcome | None:
     """Return the outcome of the sweep with this fingerprint if all of it lies there, whole; else None."""
     try:
         found = json.loads((layout.results / STAMP).read_text(encoding="utf-8"))
-        if found != {"fingerprint": key, "tables": _digests(layout.results)}:
+        if found != {"fingerprint": key, "tables": results.digests(layout.results)}:
             return None
     except (OSError, ValueError):
         return None
@@ -115,11 +114,6 @@ def current(params: Params, layout: Layout, key: str) -> Outcome | None:
     if any(not (layout.runs.folder(one) / RESULT).is_file() for one in trials["trial_id"]):
         return None
     return Outcome(trials=trials, selections=selections, unselected={}, experiments=experiments)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    beside = {path.relative_to(folder).as_posix(): sha256(path) for path in scored.files(folder)}
-    return results.digests(folder) | beside
 
 
 def _is_exported(layout: Layout, selection: Mapping[str, Any]) -> bool:

@@ -1,6 +1,5 @@
 """Results of a sweep as tables: one row a trial, one row a model (mean and deviation over its seeds)."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import polars as pl
 
 from ttl.errors import SearchError
+from ttl.files import sha256
 from ttl.training.runs import COMPLETED, FAILED, HISTORY_SCHEMA, STOPPED, Runs
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ LEADERBOARD = "leaderboard.csv"
 HISTORIES = "history.parquet"
 SELECTION = "selection.json"
 LEDGER = "ledger.csv"
+PREDICTIONS, PLOTS = "predictions", "plots"
+"""Folders of what `ttl.search.scored` leaves beside the tables."""
 
 ABLATIONS: dict[str, Any] = {"head": "pooled", "share": 1.0, "resplit": "none"}
 """Columns that say how a trial differs from the ordinary one, and what they say of that."""
@@ -264,11 +266,17 @@ def read_selections(folder: Path) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each table in the folder. Raises `OSError` if one is not there."""
-    return {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in (TRIALS, LEADERBOARD, HISTORIES, LEDGER, SELECTION)
-    }
+    """Return the SHA-256 of each table in the folder, and of what lies beside them.
+
+    Raises `OSError` if a table is not there.
+    """
+    tables = [folder / name for name in (TRIALS, LEADERBOARD, HISTORIES, LEDGER, SELECTION)]
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in [*tables, *beside(folder)]}
+
+
+def beside(folder: Path) -> list[Path]:
+    """Return the files beside the tables: the predictions and the plots of each dataset."""
+    return sorted([*(folder / PREDICTIONS).glob("*.parquet"), *(folder / PLOTS).glob("*/*.csv")])
 
 
 def _read(folder: Path, name: str) -> pl.DataFrame:

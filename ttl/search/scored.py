@@ -14,10 +14,10 @@ import polars as pl
 
 from ttl.evaluation.metrics import decide
 from ttl.evaluation.reliability import reliability
+from ttl.search.results import PLOTS, PREDICTIONS, beside
 from ttl.search.scores import Predictions
 from ttl.training.runs import COMPLETED
 
-PREDICTIONS, PLOTS = "predictions", "plots"
 ROLES = ("chosen", "reference")
 
 
@@ -54,14 +54,9 @@ def write(
         answers = confusion(test, classes, figures["threshold"])
         place(folder / PLOTS / "confusion" / f"{name}.csv", answers.write_csv)
         place(folder / PLOTS / "calibration" / f"{name}.csv", calibration(test).write_csv)
-    for path in [*(folder / PREDICTIONS).glob("*.parquet"), *(folder / PLOTS).glob("*/*.csv")]:
+    for path in beside(folder):
         if path not in made and path.stem not in kept:
             path.unlink()
-
-
-def files(folder: Path) -> list[Path]:
-    """Return what `write` has left in a folder of results."""
-    return sorted([*(folder / PREDICTIONS).glob("*.parquet"), *(folder / PLOTS).glob("*/*.csv")])
 
 
 def scored(selection: Mapping[str, Any], predictions: Predictions) -> pl.DataFrame:

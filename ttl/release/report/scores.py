@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.evaluation.metrics import Labels, Probabilities, decide
-from ttl.search import scored
+from ttl.search import results, scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Scored:
 
 def read_scored(folder: Path, name: str, selection: Mapping[str, Any]) -> Scored | str:
     """Return the test split as both networks of a selection scored it, or why it cannot be told."""
-    path = folder / scored.PREDICTIONS / f"{name}.parquet"
+    path = folder / results.PREDICTIONS / f"{name}.parquet"
     if not path.is_file():
         return (
             f"{path} does not exist; `ttl sweep` (or `dvc repro`) makes it, without training anything again"
