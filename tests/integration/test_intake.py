@@ -531,10 +531,8 @@ def test_a_run_that_is_started_again_tells_of_the_newest_drops_and_one_dataset_k
         yaml.safe_dump({"intake": {"wrong": wrong, NAME: INTAKE}}, sort_keys=False)
     )
     done = run_flow(hospital, PREFECT__RUNTIME__FLOW_RUN__RUN_COUNT="2")
-    said = done.stdout + done.stderr
     assert done.returncode == 1
-    assert "wrong: none of the images was accepted" in said
-    assert f"{NAME}: {FIRST}: " in said
+    assert "wrong: none of the images was accepted" in done.stderr
     assert events(hospital) == [made.revision]
     status, output = hospital.project.run("intake")
     assert status == 1
