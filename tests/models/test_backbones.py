@@ -3,6 +3,7 @@
 import fsspec
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -70,8 +71,8 @@ def test_the_hubs_weights_are_known_by_their_tensors(monkeypatch):
         torch.manual_seed(len(made))
         return timm_create(name, pretrained=False)
 
-    timm_create = backbones.timm.create_model
-    monkeypatch.setattr(backbones.timm, "create_model", create_model)
+    timm_create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create_model)
     first = weights_sha256("resnet10t", "imagenet")
     assert weights_sha256("resnet10t", "imagenet") == first
     assert made == ["resnet10t"]
