@@ -68,4 +68,4 @@ lock: install ## resolve requirements.lock anew
 	  --no-annotate --python-version 3.11 --quiet --output-file requirements.lock
 
 clean: ## remove what the pipeline has made, but neither .venv nor DVC's cache
-	rm -rf data/packed runs results models reports logs
+	rm -rf data/packed runs results models reports analysis logs

@@ -69,8 +69,8 @@ class PhantomOptions:
             raise ParamsError(f"options.labels is {self.labels}; it must be from 2 to {MOST_LABELS}")
         if self.labels is not None and self.depth is not None:
             raise ParamsError(
-                f"options.labels is {self.labels} and options.depth is {self.depth}: with several labels there "
-                "are films alone"
+                f"options.labels is {self.labels} and options.depth is {self.depth}: with several labels "
+                "there are films alone"
             )
         for name in ("unknown", "unsure"):
             share = getattr(self, name)
