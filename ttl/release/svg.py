@@ -63,6 +63,11 @@ def shade(position: float) -> tuple[str, str]:
     return to_hex(scale(0.78 * (1 - step))), to_hex(scale(1.0 - 0.68 * step))
 
 
+def literal(text: str) -> str:
+    """Return a text from outside as it is drawn: for matplotlib, a dollar sign would begin a formula."""
+    return text.replace("$", "\\$")
+
+
 def variables() -> dict[str, tuple[str, str]]:
     """Return every CSS variable of the figures: its colour on a light page, and on a dark one."""
     found = {
@@ -136,11 +141,6 @@ def finish(figure: Figure, *, name: str, label: str, tips: dict[str, str] | None
     box = re.search(r'viewBox="[^"]*"', text)
     root = f'<svg role="img" aria-label="{escape(label, quote=True)}" {box.group() if box else ""}>'
     return re.sub(r"<svg[^>]*>", lambda _: root, text, count=1).strip()
-
-
-def literal(text: str) -> str:
-    """Return a text from outside as it is drawn: for matplotlib, a dollar sign would begin a formula."""
-    return text.replace("$", "\\$")
 
 
 def put_labels(
