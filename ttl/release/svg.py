@@ -63,6 +63,11 @@ def shade(position: float) -> tuple[str, str]:
     return to_hex(scale(0.78 * (1 - step))), to_hex(scale(1.0 - 0.68 * step))
 
 
+def literal(text: str) -> str:
+    """Return a text from outside as it is drawn: for matplotlib, a dollar sign would begin a formula."""
+    return text.replace("$", "\\$")
+
+
 def variables() -> dict[str, tuple[str, str]]:
     """Return every CSS variable of the figures: its colour on a light page, and on a dark one."""
     found = {
@@ -148,11 +153,6 @@ def standalone(element: str) -> str:
     paper = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
     text = text.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} ', 1)
     return text.replace(">", f">{paper}", 1) + "\n"
-
-
-def literal(text: str) -> str:
-    """Return a text from outside as it is drawn: for matplotlib, a dollar sign would begin a formula."""
-    return text.replace("$", "\\$")
 
 
 def put_labels(
