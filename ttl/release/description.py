@@ -14,6 +14,7 @@ from ttl.data.images import Fit
 from ttl.data.steps import ImageSteps, depth_at
 from ttl.errors import ReleaseError
 from ttl.files import sha256
+from ttl.models.weights import VIDEO
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -98,6 +99,11 @@ class Description:
     def depth(self) -> int | None:
         """The depth of the volumes that the network takes; None for images."""
         return depth_at((self.channels, *self.packed_size), self.image_size)
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the network is one of images, and sees volumes slice by slice."""
+        return self.depth is not None and self.backbone not in VIDEO
 
     @property
     def network(self) -> str:
