@@ -72,7 +72,10 @@ def test_a_model_is_chosen_exported_and_used(layout, backbone, cut, tmp_path):
     assert (known.channels, known.packed_size, known.depth) == (1, (DEPTH, SIDE, SIDE), DEPTH)
     graph = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [side.dim_value for side in graph][1:] == [3, DEPTH, SIDE, SIDE]
-    assert f"{DEPTH} × {SIDE} × {SIDE} pixels" in (folder / "card.md").read_text()
+    card = (folder / "card.md").read_text()
+    assert f"{DEPTH} × {SIDE} × {SIDE} pixels" in card
+    assert f"the depth in proportion: {DEPTH} slices" in card
+    assert ("along all three axes" in card) == (backbone == "efficientnet_lite0")
 
     data = PackedDataset.open(layout.datasets / "toy")
     rows = data.indices("test")[:2]

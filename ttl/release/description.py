@@ -15,6 +15,7 @@ from ttl.errors import ReleaseError
 from ttl.files import sha256
 from ttl.models.names import Head
 from ttl.training.identity import identity, later
+from ttl.models.weights import VIDEO
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -102,6 +103,11 @@ class Description:
     def depth(self) -> int | None:
         """The depth of the volumes that the network takes; None for images."""
         return depth_at((self.channels, *self.packed_size), self.image_size)
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the network is one of images, and sees volumes slice by slice."""
+        return self.depth is not None and self.backbone not in VIDEO
 
     @property
     def network(self) -> str:
