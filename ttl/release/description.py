@@ -14,8 +14,8 @@ from ttl.data.steps import ImageSteps, depth_at
 from ttl.errors import ReleaseError
 from ttl.files import sha256
 from ttl.models.names import Head
-from ttl.training.identity import identity, later
 from ttl.models.weights import VIDEO
+from ttl.training.identity import identity, later
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
