@@ -101,7 +101,7 @@ def test_what_was_there_stays_byte_for_byte_and_on_its_side(root):
     assert set(new.filter(~pl.col("patient_id").is_in(list(known)))["split"]) <= {"train", "val", ROLLING}
     assert [one.drop for one in taken(root)] == ["first", "second"]
     came = received(root).join(new, on="sample_id", how="semi")
-    assert came["drop"].unique().to_list() == ["north/second"]
+    assert came["digest"].unique().to_list() == [record.digest]
     assert came["received_at"].unique().to_list() == [later]
     assert phashes(root).height == dataset.samples.height
 

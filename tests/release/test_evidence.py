@@ -259,13 +259,17 @@ def test_the_ledger_of_this_dataset_is_shown(trained: Trained, exported: Path, t
         "epochs": 3,
         "full_epochs": 3,
         "reason": "the best | so far",
+        "recipe": "fast",
+        "head": "pooled",
+        "share": 1.0,
+        "resplit": "none",
     }
     other = {**row, "dataset": "other", "reason": "of another dataset"}
     pl.DataFrame([row, other], LEDGER_SCHEMA).write_csv(tmp_path / LEDGER)
     text = write_evidence(make(trained, exported, results=tmp_path), tmp_path / "out")
     line = (
         "| efficientnet_lite0 | imagenet | ttl | blocks.1 | 1 | stage | to the end | 3 | 3 | "
-        "the best &#124; so far |"
+        "the best &#124; so far | fast | pooled | 1 | none |"
     )
     assert line in [one.rstrip() for one in text.splitlines()]
     assert "of another dataset" not in text

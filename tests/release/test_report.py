@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.release.html import Page, faults
+from tests.release.markup import Page, faults
 from tests.release.swept import NAME, Left, leave
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError, SearchError

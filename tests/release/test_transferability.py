@@ -75,7 +75,7 @@ def made(tmp_path_factory):
         recipe=make_recipe("fast"),
     )
     runs = Runs(root / "runs")
-    network = build_network(network_spec(trial, 2), seed=0).net
+    network = build_network(network_spec(trial, dataset.info), seed=0).net
     # timm starts with residual branches at zero: now the last block's adds something.
     torch.nn.init.ones_(network.layer4[0].bn2.weight)
     save_file(network.state_dict(), runs.work(trial.trial_id) / WEIGHTS)
@@ -182,7 +182,7 @@ def test_the_same_network_from_its_start_is_one_everywhere_whatever_the_source(p
     """Source `random`: what the trial began with follows from its seed, and is not the baseline."""
     trial = dataclasses.replace(project.trial, source="random", source_sha256="", seed=7)
     runs = project.layout.runs
-    start = build_network(network_spec(trial, 2), seed=7).net
+    start = build_network(network_spec(trial, project.dataset.info), seed=7).net
     save_file(start.state_dict(), runs.work(trial.trial_id) / WEIGHTS)
     runs.publish(trial, {"status": "completed", "epochs": 6})
     project.trials([row(trial, trial.trial_id, val_auroc=0.7, test_auprc=0.7)])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ttl import tables
 from ttl.cli import app
-from ttl.data.dataset import INFO, PackedDataset
+from ttl.data.dataset import INFO, SAMPLES, PackedDataset
 from ttl.data.transforms import prepare
 from ttl.errors import DataError, SearchError
 from ttl.evaluation.attention import UNCHANGED
@@ -56,7 +56,7 @@ def write_trial(layout, toy, strategy, cut):
         image_size=64,
         recipe=make_recipe("fast"),
     )
-    spec = network_spec(trial, 2)
+    spec = network_spec(trial, toy.info)
     network = build_network(spec, seed=7).net.eval()
     folder = layout.runs.work(trial.trial_id)
     save_file(network.state_dict(), folder / WEIGHTS)
@@ -170,6 +170,12 @@ def test_volumes_several_labels_and_other_data_are_errors_that_say_so(project, t
         (layout.datasets / "toy" / INFO).unlink()
         info = dataclasses.replace(toy.info, **values).to_dict()
         (layout.datasets / "toy" / INFO).write_text(json.dumps(info))
+        if values.get("task") == "multilabel":
+            (layout.datasets / "toy" / SAMPLES).unlink()
+            two = (
+                pl.concat_list(pl.col("label"), 1 - pl.col("label")).cast(pl.Array(pl.Int8, 2)).alias("label")
+            )
+            toy.samples.with_columns(two).write_parquet(layout.datasets / "toy" / SAMPLES)
         (folder / "results").symlink_to(project.results)
         return layout
 
