@@ -55,14 +55,16 @@ def may_pass(_: Any, __: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), ServiceError)
 
 
-@task(
-    name="pull",
-    task_run_name="pull {name}",
-    cache_policy=NO_CACHE,
-    retries=4,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_condition_fn=may_pass,
-)
+RETRIED: Any = {
+    "cache_policy": NO_CACHE,
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_condition_fn": may_pass,
+}
+"""How a task is tried again that needs a network or a storage."""
+
+
+@task(name="pull", task_run_name="pull {name}", **RETRIED)
 def pull_dataset(name: str, layout: Layout) -> None:
     """Have a dataset on this machine; where the network or the storage fail, try again."""
     pull(layout, name)

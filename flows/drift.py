@@ -27,9 +27,8 @@ def drift_rows(name: str, layout: Layout, drops: Iterable[Taken], *, own: bool) 
     if not brought:
         return []
     try:
-        remote = vcs.find_remote(layout.root)
-        if own and remote is not None:
-            vcs.fetch_tags(layout.root, remote, name)
+        if own:
+            vcs.update_tags(layout.root, name)
         champion = find_champion(name, repo=layout.root)
         dataset = PackedDataset.open(layout.datasets / name)
     except TTLError as error:

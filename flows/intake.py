@@ -5,11 +5,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
-from prefect.tasks import exponential_backoff
 
-from flows.datasets import may_pass
+from flows.datasets import RETRIED
 from flows.drift import drift_rows
 from flows.progress import artifact_key
 from flows.taking import Intake, one_error, summary, take_drops, told
@@ -63,14 +61,7 @@ def ttl_intake(datasets: list[str] | None = None, push: bool | None = None) -> d
     return found
 
 
-@task(
-    name="take in",
-    task_run_name="take in drops of {name}",
-    cache_policy=NO_CACHE,
-    retries=4,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_condition_fn=may_pass,
-)
+@task(name="take in", task_run_name="take in drops of {name}", **RETRIED)
 def take_in(name: str, *, own: bool, push: bool) -> Intake:
     """Make what has arrived for a dataset a revision; where the network or the storage fail, try again.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc import run_dvc
-from flows.revisions import revisions, taking_commit
+from flows.revisions import commits, taking_commit
 from flows.workplace import narrow, workplace
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
@@ -103,7 +103,7 @@ def plan(
         return {}
     known = read_description(champion.folder)
     if full is None:
-        full = revisions(place, name) % rule.full_every == 0
+        full = len(commits(place.root, name)) % rule.full_every == 0
     if full:
         return {}
     return around(known.backbone, known.strategy, known.cut, reach=rule.around)  # type: ignore[arg-type]
@@ -111,9 +111,7 @@ def plan(
 
 def standing(layout: Layout, name: str, run_id: str) -> Proposal | None:
     """Return the proposal that this very run has made before, None if it has made none."""
-    remote = vcs.find_remote(layout.root)
-    if remote is not None:
-        vcs.fetch_tags(layout.root, remote, name)
+    vcs.update_tags(layout.root, name)
     for event in registry.history(repo=layout.root, dataset=name):
         if event.action == "registration" and trailers(event.message).get("Flow-Run") == run_id:
             read = f"{event.tag}:{FOLDER}/{name}/"

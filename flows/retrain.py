@@ -5,13 +5,11 @@ from typing import Any, Literal
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.datasets import may_pass
+from flows.datasets import RETRIED
 from flows.progress import artifact_key
 from flows.proposals import Proposal, propose, standing
 from flows.sweep import MOST_STARTS, ttl_sweep
@@ -22,14 +20,6 @@ from ttl.release.decisions import decide
 
 WEEKS = 6
 """So long a proposal waits for a person."""
-
-RETRIED: Any = {
-    "cache_policy": NO_CACHE,
-    "retries": 4,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
-    "retry_condition_fn": may_pass,
-}
-"""What a person has decided does not hang on a git server that is away for a minute."""
 
 
 class Decision(RunInput):
@@ -77,6 +67,7 @@ def ttl_retrain(
         timeout=WEEKS * 7 * 24 * 3600,
         key=f"decision-{proposal.version.replace('.', '-')}",
     )
+    # What she has decided does not hang on a git server that is away for a minute.
     decided = task(decide, **RETRIED)(
         name,
         proposal.version,

@@ -139,18 +139,6 @@ def publish(layout: Layout, name: str, message: str, *, push: bool) -> bool:
     return _push(root) if push else True
 
 
-def newest_commit(layout: Layout, name: str) -> str:
-    """Return the commit that made a growing dataset what it is."""
-    path = pointer(layout, name).relative_to(layout.root)
-    return vcs.git(layout.root, "log", "-1", "--format=%H", "--", str(path))
-
-
-def revisions(layout: Layout, name: str) -> int:
-    """Return how many revisions a growing dataset has had."""
-    path = pointer(layout, name).relative_to(layout.root)
-    return int(vcs.git(layout.root, "rev-list", "--count", "HEAD", "--", str(path)))
-
-
 def _push(root: Path) -> bool:
     remote, branch = vcs.find_remote(root), vcs.git(root, "rev-parse", "--abbrev-ref", "HEAD")
     if remote is None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ttl.errors import SearchError
 from ttl.evaluation.metrics import Labels, Probabilities
-from ttl.evaluation.statistics import CHUNK, Interval, Weights, auroc
+from ttl.evaluation.statistics import CHUNK, Interval, Weights, auroc, percentile, usable_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +62,11 @@ def compare_seeds(
         times = generator.multinomial(len(names), shares, size=size).astype(np.float64)
         seeds = generator.multinomial(max(1, count - 1), np.full(count, 1 / count), size=size)
         drawn.append((of_each(times) * seeds).sum(axis=1) / max(1, count - 1))
-    values = np.concatenate(drawn)
-    usable = values[np.isfinite(values)]
-    if len(usable) < resamples / 2:
-        raise SearchError(
-            f"{resamples - len(usable)} of {resamples} resamples of {len(names)} patients lack a class: "
-            "there are too few patients for a test"
-        )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(usable, [tail, 1 - tail]).tolist()
+    usable = usable_of(np.concatenate(drawn), patients=len(names), use="a test")
     value = float(of_each(np.ones((1, len(names))))[0].mean())
     at_most, at_least = int((usable <= 0).sum()), int((usable >= 0).sum())
     p = min(1.0, 2 * (min(at_most, at_least) + 1) / (len(usable) + 1))
-    return Tested(difference=Interval(value=value, low=float(low), high=float(high)), p=p)
+    return Tested(difference=percentile(value, usable, confidence), p=p)
 
 
 def holm(values: Sequence[float]) -> list[float]:

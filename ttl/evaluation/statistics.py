@@ -206,14 +206,27 @@ def _bootstrap(
         return np.asarray(times[:, owner], dtype=np.float64)
 
     drawn = [statistic(draw(min(step, resamples - start))) for start in range(0, resamples, step)]
-    values = np.concatenate(drawn)
+    usable = usable_of(np.concatenate(drawn), patients=len(names), use="an interval; add validation data")
+    value = statistic(np.ones((1, len(owner)), dtype=np.float64))[0]
+    return percentile(float(value), usable, confidence)
+
+
+def usable_of(values: Weights, *, patients: int, use: str) -> Weights:
+    """Return the resamples' values that are finite; in the others a class was missing.
+
+    Raises `SearchError`, naming what they were to be of `use` for, where these are most.
+    """
     usable = values[np.isfinite(values)]
-    if len(usable) < resamples / 2:
+    if len(usable) < len(values) / 2:
         raise SearchError(
-            f"{resamples - len(usable)} of {resamples} resamples of {len(names)} patients lack a class: "
-            "there are too few patients for an interval; add validation data"
+            f"{len(values) - len(usable)} of {len(values)} resamples of {patients} patients lack a class: "
+            f"there are too few patients for {use}"
         )
+    return usable
+
+
+def percentile(value: float, usable: Weights, confidence: float) -> Interval:
+    """Return a value with its interval by the percentile method, from its resamples."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(usable, [tail, 1 - tail]).tolist()
-    value = statistic(np.ones((1, len(owner)), dtype=np.float64))[0]
-    return Interval(value=float(value), low=float(low), high=float(high))
+    return Interval(value=value, low=float(low), high=float(high))

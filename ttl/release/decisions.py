@@ -29,10 +29,9 @@ def decide(
     if not one_line(who) or not one_line(reason):
         raise ReleaseError("a decision needs the name of who decides, and a reason")
     root = vcs.find_root(repo)
-    remote = vcs.find_remote(root) if push else None
-    if remote is not None:
+    if push:
         # Others may have decided meanwhile.
-        vcs.fetch_tags(root, remote, dataset)
+        vcs.update_tags(root, dataset)
     events = [one for one in registry.history(repo=root, dataset=dataset) if one.version == version]
     made = _registration(events, dataset, version)
     told = trailers(made.message)

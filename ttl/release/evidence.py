@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import polars as pl
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from ttl.data.dataset import PackedDataset
 from ttl.data.labels import NOT_KNOWN
 from ttl.evaluation.drift import DriftReport
+from ttl.evaluation.reliability import binned
 from ttl.intake.append import ROLLING, taken
 from ttl.models.cost import cost
 from ttl.models.network import Network
@@ -115,18 +115,16 @@ def reliability(scores: Mapping[TestName, Scores]) -> list[dict[str, Any]]:
             predicted, found = one.challenger[:, 1], one.labels
         else:
             continue
-        place = np.minimum((predicted * BINS).astype(int), BINS - 1)
-        for number in range(BINS):
-            here = place == number
-            rows.append(
-                {
-                    "where": where,
-                    "bin": f"{number / BINS:.1f} to {(number + 1) / BINS:.1f}",
-                    "images": int(here.sum()),
-                    "predicted": float(predicted[here].mean()) if here.any() else None,
-                    "found": float((found[here] == 1).mean()) if here.any() else None,
-                }
-            )
+        rows += [
+            {
+                "where": where,
+                "bin": f"{one_bin.low:.1f} to {one_bin.high:.1f}",
+                "images": one_bin.images,
+                "predicted": one_bin.predicted,
+                "found": one_bin.found,
+            }
+            for one_bin in binned(found == 1, predicted, BINS)
+        ]
     return rows
 
 

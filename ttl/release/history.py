@@ -83,10 +83,9 @@ def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = Fa
     if not one_line(who) or not one_line(reason):
         raise ReleaseError("going back needs the name of who decides, and a reason")
     root = vcs.find_root(repo)
-    remote = vcs.find_remote(root) if push else None
-    if remote is not None:
+    if push:
         # The present champion may be one that only others know of yet.
-        vcs.fetch_tags(root, remote, dataset)
+        vcs.update_tags(root, dataset)
     lived = history(dataset, repo=repo)
     if not lived or lived[-1].until is not None:
         raise ReleaseError(f"{dataset} has no champion: there is nothing to go back from")

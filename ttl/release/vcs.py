@@ -171,6 +171,13 @@ def fetch_tags(repo: Path, remote: str, dataset: str) -> None:
         raise ServiceError(f"the tags of {remote} cannot be fetched: {last_words(done.stderr)}")
 
 
+def update_tags(repo: Path, dataset: str) -> None:
+    """Bring the release tags of a dataset here that others have set, where there is a remote."""
+    remote = find_remote(repo)
+    if remote is not None:
+        fetch_tags(repo, remote, dataset)
+
+
 def push_tag(repo: Path, remote: str, tag: str) -> bool:
     """Push a tag; False if the remote has another of that name, `ServiceError` for any other failure."""
     done = attempt_git(repo, "push", "--quiet", remote, f"refs/tags/{tag}:refs/tags/{tag}")
