@@ -37,7 +37,7 @@ test-integration: install ## what needs the services: make stack first
 	python -m pytest $(INTEGRATION)
 
 test-faults: install ## faults injected into sweeps, one at a time: make stack first
-	python -m pytest $(FAULTS)
+	python -m pytest --durations=0 --durations-min=1 $(FAULTS)
 
 test-gpu: install ## what needs an NVIDIA GPU
 	python -m pytest tests/gpu

@@ -88,7 +88,10 @@ class Deployment:
         return next(one for one in psutil.process_iter() if "prefect.engine" in " ".join(_words(one)))
 
     def ends(self, *states, seconds=180):
-        return until(lambda: (found := self.state()) in states and found, seconds, f"the run is {states}")
+        try:
+            return until(lambda: (found := self.state()) in states and found, seconds, f"the run is {states}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it was {self.states()}; its logs: {self.logs()}") from None
 
 
 def _words(process):

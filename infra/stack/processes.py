@@ -39,8 +39,10 @@ class Processes:
         """Start a process in a session of its own, unless it runs already."""
         if self.alive(name) is not None:
             return
-        # One whose record was removed by hand would hold the port.
-        self.kill(name)
+        # One whose record was removed by hand would hold the port. What outlives a process that was killed is
+        # left: a worker's runs end by themselves, and say so.
+        if not self._record(name).is_file():
+            self.kill(name)
         log = self.log(name)
         for path in (log, self._record(name)):
             path.parent.mkdir(parents=True, exist_ok=True)
