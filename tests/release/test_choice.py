@@ -78,6 +78,27 @@ class TestTrials:
         assert shown(selected)["ttl"]["trial_id"] == selected
         assert shown(tf) == best_trials(table, {}, dataset="pneumonia", backbone="efficientnet_lite0")[0]
 
+    def test_networks_of_one_condition_are_shown_those_of_all_data_first(self):
+        whole = made_trials().with_columns(share=pl.lit(1.0), head=pl.lit("pooled"), resplit=pl.lit("none"))
+        better = pl.min_horizontal(pl.col("val_auroc") + 0.1, 0.9999)
+        others = [
+            whole.with_columns(better.alias("val_auroc"), trial_id=f"{name} " + pl.col("trial_id"), **change)
+            for name, change in (
+                ("part", {"share": pl.lit(0.5)}),
+                ("drawn", {"resplit": pl.lit("all")}),
+            )
+        ]
+        flat = whole.with_columns(trial_id="flat " + pl.col("trial_id"), head=pl.lit("flattened"))
+        of = {"dataset": "pneumonia", "backbone": "efficientnet_lite0"}
+        alone = best_trials(whole, {}, **of)
+        assert best_trials(pl.concat([*others, whole]), {}, **of) == alone
+        selection = {"figures": {"chosen": {"trial_id": flat["trial_id"][0]}}}
+        found, _ = best_trials(pl.concat([whole, flat]), selection, **of)
+        assert {row["head"] for row in found.values()} == {"flattened"}
+        # Of splits of their own none is shown: their networks were trained on test images of this one.
+        with pytest.raises(SearchError, match="on the dataset's own split"):
+            best_trials(others[1], {}, **of)
+
     def test_a_strategy_without_a_completed_trial_is_said_to_lack(self):
         table = made_trials(seeds=1).with_columns(
             pl.when(pl.col("strategy") == "lwft").then(pl.lit("failed")).otherwise("status").alias("status")

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.errors import SearchError
+from ttl.search.results import side_by_side
 from ttl.training.runs import COMPLETED
 
 Kind = Literal["correct", "disagreement", "error"]
@@ -48,11 +49,12 @@ def best_trials(
     """Return the row of each strategy's best completed trial, and of strategies without one, why.
 
     The best is the one with the highest validation AUROC, the smaller first. The selected model comes first
-    where it is of ttl: it is the smallest non-inferior one. Raises `SearchError` if no trial was completed.
+    where it is of ttl: it is the smallest non-inferior one. All are of one condition, as `side_by_side`
+    chooses it. Raises `SearchError` if no trial was completed.
     """
     found, missing = {}, {}
     selected = selection.get("figures", {}).get("chosen", {}).get("trial_id")
-    here = trials.filter(pl.col("dataset") == dataset, pl.col("backbone") == backbone)
+    here = side_by_side(trials.filter(dataset=dataset, backbone=backbone), selected)
     for strategy in SHOWN:
         asked = here.filter(pl.col("strategy") == strategy)
         done = asked.filter(pl.col("status") == COMPLETED).sort(
@@ -72,7 +74,10 @@ def best_trials(
                 else "the last sweep has no trial of it"
             )
     if not found:
-        raise SearchError(f"no trial of {dataset} with {backbone} was completed; run `ttl sweep` again")
+        raise SearchError(
+            f"no trial of {dataset} with {backbone} was completed on the dataset's own split; run "
+            "`ttl sweep` again, without `--resplit`"
+        )
     return found, missing
 
 

@@ -9,7 +9,7 @@ from ttl.errors import SearchError
 from ttl.evaluation.activations import Layer
 from ttl.models.backbones import weights_sha256
 from ttl.release.similarity import METRICS
-from ttl.search.results import MODEL
+from ttl.search.results import MODEL, side_by_side
 from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Trial
 
@@ -18,12 +18,15 @@ SAME = [key for key in MODEL if key not in {"dataset", "strategy", "cut", "cut_i
 
 
 def best_whole(trials: pl.DataFrame, backbone: str) -> dict[str, Any]:
-    """Return the row of the backbone's completed FTL trial with the best validation AUROC."""
+    """Return the row of the backbone's completed FTL trial with the best validation AUROC.
+
+    It is of the condition that `side_by_side` chooses. Raises `SearchError` if there is none.
+    """
     mine = trials.filter(pl.col("backbone") == backbone)
     if mine.is_empty():
         known = ", ".join(sorted(trials["backbone"].unique())) or "none"
         raise SearchError(f"the last sweep trained no {backbone} (it has: {known}); `ttl sweep` trains it")
-    whole = mine.filter(pl.col("strategy") == "ftl")
+    whole = side_by_side(mine.filter(pl.col("strategy") == "ftl"))
     done = whole.filter((pl.col("status") == COMPLETED) & pl.col("val_auroc").is_finite())
     if done.is_empty():
         states = ", ".join(whole["status"].unique().sort()) or "not in it"

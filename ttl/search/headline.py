@@ -18,17 +18,12 @@ import polars as pl
 from ttl.errors import SearchError
 from ttl.evaluation.paired import Pair, Tested, compare_seeds, holm
 from ttl.evaluation.statistics import Interval
-from ttl.search.results import MODEL, settled
+from ttl.search.results import CONDITION, settled
 from ttl.search.space import between
 from ttl.training.runs import COMPLETED
 
 METHODS = ("FTL", "TF-1", "LWFT-1", "TTL-1", "TF-2", "LWFT-2", "TTL-2")
 """The rows of the table, in the paper's order."""
-
-CONDITION = [name for name in (*MODEL, "source_sha256") if name not in {
-    "dataset", "backbone", "strategy", "cut", "cut_index", "granularity",
-}]  # fmt: skip
-"""Columns of trials that are alike within a table: weights, recipe, image size, processes, and ablations."""
 
 Predictions = Callable[[str], pl.DataFrame]
 """From a trial's id to its predictions."""

@@ -79,6 +79,12 @@ MODEL = [
 MODEL += ["processes", *ABLATIONS]
 """What makes a row of the leaderboard: a trial without its seed."""
 
+CONDITION = [name for name in (*MODEL, "source_sha256") if name not in {
+    "dataset", "backbone", "strategy", "cut", "cut_index", "granularity",
+}]  # fmt: skip
+"""Columns of trials that are alike where networks are held side by side: weights, recipe, image size,
+processes, and ablations."""
+
 LEDGER_SCHEMA = pl.Schema(
     {
         "dataset": pl.String,
@@ -131,6 +137,27 @@ def ordinary(trials: pl.DataFrame) -> pl.DataFrame:
     with each other, nor with a test split that others have trained on.
     """
     return settled(trials).filter((pl.col("share") == 1.0) & (pl.col("resplit") == "none"))
+
+
+def side_by_side(trials: pl.DataFrame, selected: str | None = None) -> pl.DataFrame:
+    """Return the trials of one condition, on the dataset's own split: networks to be held beside each other.
+
+    It is the condition of the `selected` trial, else that of the completed trial with the highest validation
+    AUROC, of those of all training data if there are any.
+    """
+    known = settled(trials).filter(pl.col("resplit") == "none")
+    done = known.filter(pl.col("status") == COMPLETED).sort(
+        pl.col("trial_id").eq_missing(pl.lit(selected)),
+        pl.col("share") == 1.0,
+        "val_auroc",
+        "trial_id",
+        descending=[True, True, True, False],
+        nulls_last=True,
+    )
+    if done.is_empty():
+        return known
+    first = done.row(0, named=True)
+    return known.filter(pl.col(name).eq_missing(pl.lit(first[name])) for name in CONDITION)
 
 
 def why_no_release(trials: pl.DataFrame) -> str:
