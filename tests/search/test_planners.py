@@ -82,6 +82,22 @@ def test_a_planner_is_asked_again_before_all_its_steps_are_done():
     assert set(progress.known) == {first[0].trial_id}
 
 
+def test_what_a_planner_does_without_before_it_was_begun_is_no_trial_of_the_sweep():
+    """Here the first trial's end makes the others needless, and one of them was being trained meanwhile."""
+    space = make_space(strategies=("ftl", "ttl"))
+    first, begun, *others = [trial for series in space.series() for trial in series.trials("stage")]
+
+    def hasty(_, known):
+        return [] if first.trial_id in known else [Step(trial=one) for one in (first, begun, *others)]
+
+    end = Known(status="completed", best=0.9, curve=(0.9,) * RECIPES["fast"].epochs)
+    done = {first.trial_id: end, begun.trial_id: end}
+    progress = follow(hasty, space, lambda trial: done.get(trial.trial_id))
+    assert progress.waiting == []
+    assert progress.trials == {first.trial_id: first, begun.trial_id: begun}
+    assert set(progress.known) == set(progress.trials)
+
+
 def test_what_is_known_is_not_planned_again():
     space = make_space()
     every = exhaustive(space, {})

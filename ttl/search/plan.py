@@ -59,7 +59,10 @@ class Judge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a planner got: the trials it asked for, what it knows of them, and the steps it waits for."""
+    """How far a planner got: its trials, what it knows of them, and the steps that it waits for.
+
+    Of the trials that it asked for, those are left out that it then did without before they were begun.
+    """
 
     trials: Mapping[str, Trial]
     known: Results
@@ -89,6 +92,9 @@ def follow(planner: Planner, space: Space, find: Find) -> Progress:
                 known[trial_id] = shown
                 news = True
         if not news:
+            # What it had asked for, and no longer needs once more is known, may never have been begun.
+            asked = {*known, *(step.trial.trial_id for step in waiting)}
+            trials = {trial_id: trial for trial_id, trial in trials.items() if trial_id in asked}
             return Progress(trials=trials, known=known, waiting=waiting)
 
 
