@@ -6,6 +6,7 @@ import traceback
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from tests.proxy import Proxy
 from ttl.bucket import Bucket
 from ttl.errors import ServiceError
 
@@ -59,3 +60,15 @@ def test_a_private_bucket_warns_of_no_file(failing, caplog):
 def test_another_bucket_says_which_file_and_why(failing):
     with pytest.raises(ServiceError, match=r"reading .*/MUELLER_HANS.dcm: TimeoutError: cannot read"):
         failing(TimeoutError, 1, patience=0).read(NAME)
+
+
+@pytest.mark.parametrize("put", [Bucket.write, Bucket.create])
+def test_a_server_that_takes_a_request_and_answers_nothing_is_given_up(put, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    with Proxy(("127.0.0.1", 9)) as proxy, proxy.fault("silent"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.address)
+        bucket = Bucket("s3://films", patience=0, timeout=2)
+        with pytest.raises(ServiceError, match="has not answered for 0 s"):
+            put(bucket, "film", b"film")
+        assert proxy.met == 1

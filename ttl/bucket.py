@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SLOWEST = 250_000
+"""Bytes a second: an upload that is slower than this is given up, and tried again."""
+
 
 class Bucket:
     """What lies under one address; paths are relative to it.
@@ -30,7 +33,7 @@ class Bucket:
     Args:
         address: a folder, or an address such as `s3://bucket/prefix`.
         patience: seconds to go on trying.
-        timeout: seconds for one answer of a server.
+        timeout: seconds for one answer of a server; an upload has more, by its size.
         private: whether names of files may name people: errors and warnings then give the address alone,
             and of what went wrong only its kind.
 
@@ -41,6 +44,7 @@ class Bucket:
     ) -> None:
         self.address = address
         self.patience = patience
+        self.timeout = timeout
         self.private = private
         try:
             self.files, self.root = _open(address, timeout)
@@ -114,7 +118,7 @@ class Bucket:
                 self.files.pipe_file(aside, data)
                 Path(aside).replace(self._at(path))
             else:
-                self.files.pipe_file(self._at(path), data)
+                self.files.pipe_file(self._at(path), data, **self._limit(len(data)))
 
         self._writing(write, path)
 
@@ -123,8 +127,7 @@ class Bucket:
 
         def create() -> None:
             try:
-                with self.files.open(self._at(path), "xb") as file:
-                    file.write(data)
+                self.files.pipe_file(self._at(path), data, mode="create", **self._limit(len(data)))
             except OSError as error:
                 # Not every server says which condition was not met.
                 if "PreconditionFailed" in str(error.__cause__ or error):
@@ -138,10 +141,16 @@ class Bucket:
         with suppress(FileNotFoundError):
             if folder:
                 self._patiently(
-                    lambda: self.files.rm(self._at(path), recursive=True), self._doing("removing", path)
+                    lambda: self.files.rm(self._at(path), recursive=True, **self._limit(0)),
+                    self._doing("removing", path),
                 )
             else:
                 self._patiently(lambda: self.files.rm_file(self._at(path)), self._doing("removing", path))
+
+    def _limit(self, size: int) -> dict[str, float]:
+        """Return the time limit of a request with a body of so many bytes, as fsspec takes it."""
+        # What waits to be told to go on with its body has no other: aiohttp counts from the body's end.
+        return {"timeout": self.timeout + size / SLOWEST} if self.files.async_impl else {}
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
