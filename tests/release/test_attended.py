@@ -191,6 +191,26 @@ def test_volumes_several_labels_and_other_data_are_errors_that_say_so(project, t
         attention(other)
 
 
+@pytest.mark.parametrize("how", ["val", "all"])
+def test_networks_of_splits_of_their_own_are_not_shown(project, tmp_path, monkeypatch, how):
+    """Not on any image: that `ttl sweep` should run again would be no help."""
+    layout = Layout(root=tmp_path)
+    layout.datasets.parent.mkdir()
+    for link, target in ((layout.datasets, project.datasets), (layout.runs.root, project.runs.root)):
+        link.symlink_to(target)
+    layout.results.mkdir()
+    (layout.results / results.SELECTION).write_text(json.dumps({"toy": {"unselected": "nobody chose"}}))
+    drawn = results.read_trials(project.results).with_columns(resplit=pl.lit(how))
+    drawn.write_parquet(layout.results / results.TRIALS)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["attention"])
+    assert isinstance(result.exception, SearchError)
+    said = str(result.exception)
+    assert "no trial of toy with efficientnet_lite0 was completed on the dataset's own split" in said
+    assert "run `ttl sweep` without `--resplit`" in said
+    assert not (tmp_path / "analysis").exists()
+
+
 FOUND = {
     "grid": [4, 4],
     "common_grid": [2, 2],
