@@ -158,7 +158,7 @@ def predictions(rows: Sequence[Row]) -> Table:
 def attention(values: Row) -> Table:
     """Return the table of `ttl attention`: where the best network of each strategy looks."""
     target = values["target"] or "each image's own class"
-    columns = ("strategy", "cut", "map of", "grid", "area", "on common grid", "less ftl", "rank correlation")
+    columns = ("strategy", "cut", "map of", "grid", "area", "on common grid", "less ftl", "random", "signed")
     table = _table(*columns, "", title=f"{values['dataset']} {values['backbone']}: what speaks for {target}")
     for name, one in values["strategies"].items():
         gap = one["less_ftl"].get("area_on_common_grid")
@@ -169,12 +169,16 @@ def attention(values: Row) -> Table:
             " × ".join(str(side) for side in one["grid"]),
             *["–" if one[kind] is None else f"{one[kind]:.3f}" for kind in ("area", "area_on_common_grid")],
             "" if gap is None else f"{gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})",
-            "–" if one["rank_correlation"] is None else f"{one['rank_correlation']:.2f}",
+            *[
+                "–" if one[kind] is None else f"{one[kind]:.2f}"
+                for kind in ("absolute_rank_correlation", "rank_correlation")
+            ],
             "[red]explains nothing[/]" if one["explains"] is False else "",
         )
     table.caption = (
         f"area: share of the image above half of the map's maximum, mean of {values['measured_images']} "
-        "images; rank correlation: with the maps of random weights"
+        "images; random: rank correlation with the maps of random weights, mean magnitude (from "
+        f"{values['unchanged_from']} on the maps explain nothing) and signed mean"
     )
     return table
 

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -5,13 +7,19 @@ from torch import nn
 
 from ttl.errors import ModelError
 from ttl.evaluation.attention import (
+    UNCHANGED,
     Maps,
     attention_maps,
+    by_chance,
     last_layer,
     randomise,
     rank_correlations,
 )
+from ttl.models.cuts import list_cuts
 from ttl.models.network import NetworkSpec, build_network
+
+BELOW_SIX = ("cls_token", "pos_embed", "patch_embed", *(f"blocks.{n}." for n in range(6)))
+"""Names of the tensors of a ViT below its seventh block."""
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -21,6 +29,10 @@ def build(backbone, strategy="ttl", cut="full", size=64, seed=5):
         backbone=backbone, strategy=strategy, cut=cut, num_classes=2, image_size=size, source="random"
     )
     return build_network(spec, seed=seed).net.eval()
+
+
+def own_of(network):
+    return network.state_dict().items()
 
 
 def features_of(network, layer, images):
@@ -145,6 +157,14 @@ def test_ranks_are_compared_and_an_even_map_has_none():
     assert np.isnan(rank_correlations(np.ones_like(maps), maps)).all()
 
 
+@pytest.mark.parametrize("positions", [16, 64])
+def test_unrelated_maps_have_the_correlations_of_chance(positions):
+    maps = np.random.default_rng(0).random((2, 1000, 1, positions), dtype=np.float32)
+    found = np.abs(rank_correlations(*maps)).mean()
+    assert by_chance(positions) == pytest.approx(found, rel=0.06)
+    assert np.isnan(by_chance(1))
+
+
 class TestRandomWeights:
     STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -178,9 +198,66 @@ class TestRandomWeights:
         # At first the blocks of layer1 add nothing to what they are given: no change is to be seen there.
         assert len(set(whole)) == 4
 
+    def test_are_judged_by_magnitudes_where_the_sign_follows_the_draw(self):
+        """A map of the image's red alone, which is bright under one head and dark under its opposite."""
+        red = nn.Conv2d(3, 1, 1, bias=False)
+        parts = {"red": red, "pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), "fc": nn.Linear(1, 2)}
+        network = nn.Sequential(OrderedDict(parts))
+        nn.init.ones_(network.fc.weight)
+        red.weight.data = torch.tensor([1.0, 0, 0])[None, :, None, None]
+        bright = {name: tensor.clone() for name, tensor in own_of(network)}
+        dark = {**bright, "fc.weight": -bright["fc.weight"]}
+
+        def head(*draws):
+            return randomise(network, "red", IMAGES, [1, 1, 1], stages=["red"], draws=draws)[0]
+
+        # Half of the pixels are zero in each map, the others those that are zero in the other: -6/7.
+        turned = head(dark)
+        assert turned.correlation == pytest.approx(-6 / 7, abs=0.01)
+        assert turned.absolute == pytest.approx(6 / 7, abs=0.01)
+        both = head(bright, dark)
+        assert both.correlation == pytest.approx(1 / 14, abs=0.01)
+        assert both.absolute == pytest.approx(13 / 14, abs=0.01)
+        assert both.correlation < UNCHANGED < both.absolute
+
+    @pytest.mark.parametrize(
+        ("backbone", "cut", "parts", "head"),
+        [
+            ("resnet18", "act1", ["head", "everything"], ["fc"]),
+            ("resnet18", "layer2.0", ["head", "layer2", "layer1", "everything"], ["fc"]),
+            ("vit_tiny_patch16_224", "blocks.1", ["head", "everything"], ["head"]),
+            (
+                "vit_tiny_patch16_224",
+                "blocks.7",
+                ["head", "blocks.7", "blocks.5", "blocks.2", "everything"],
+                ["head"],
+            ),
+        ],
+    )
+    def test_begin_above_the_layer_that_is_shown(self, backbone, cut, parts, head):
+        network = build(backbone, cut=cut)
+        other = build(backbone, cut=cut, seed=9).state_dict()
+        above = {name: other[name] if name.split(".")[0] in head else own for name, own in own_of(network)}
+        stages = [stage.name for stage in list_cuts(backbone, "stage")]
+
+        def cascade(draw):
+            return randomise(network, cut, IMAGES, [1, 1, 1], stages=stages, draws=[draw])
+
+        found, head_alone = cascade(other), cascade(above)
+        assert [one.part for one in found] == parts
+        # Nothing but what lies above the layer is random at first; later parts add to it.
+        assert [one.absolute for one in head_alone] == pytest.approx([found[0].absolute] * len(parts))
+        if len(parts) > 4:
+            below = {**other, **{name: own for name, own in own_of(network) if name.startswith(BELOW_SIX)}}
+            assert [one.absolute for one in cascade(below)[:3]] == pytest.approx(
+                [found[0].absolute, found[1].absolute, found[1].absolute]
+            )
+            assert found[1].absolute != found[0].absolute
+
     def test_leave_no_map_where_nothing_speaks_for_the_class(self):
         network = build("resnet18", cut="layer3")
         silent = {**network.state_dict(), "fc.weight": -torch.ones(2, 256)}
         [head, *_] = self.cascade(network, [silent])
         assert head.vanished == 1.0
         assert np.isnan(head.correlation)
+        assert np.isnan(head.absolute)

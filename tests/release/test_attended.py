@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -16,12 +17,12 @@ from ttl.cli import app
 from ttl.data.dataset import INFO, SAMPLES, PackedDataset
 from ttl.data.transforms import prepare
 from ttl.errors import DataError, SearchError
-from ttl.evaluation.attention import UNCHANGED
+from ttl.evaluation.attention import UNCHANGED, Maps, Randomised
 from ttl.evaluation.metrics import softmax
 from ttl.layout import Layout
 from ttl.models.network import build_network
 from ttl.release.attention import attention
-from ttl.release.attention_figures import notes
+from ttl.release.attention_figures import Measured, figures, notes
 from ttl.search import results
 from ttl.training.loop import image_steps, network_spec
 from ttl.training.recipe import make_recipe
@@ -103,10 +104,11 @@ def test_each_strategy_has_its_layer_its_area_and_what_random_weights_leave(proj
         assert one["trial_id"] in {folder.name for folder in project.runs.root.iterdir()}
         assert one["empty"] == values["measured_images"] or 0 < one["area"] < 1
         assert one["cascade"][-1]["part"] == "everything"
-        assert one["explains"] in (
-            None,
-            one["rank_correlation"] is None or one["rank_correlation"] < UNCHANGED,
-        )
+        left = one["absolute_rank_correlation"]
+        assert left is None or left >= abs(one["rank_correlation"])
+        # Of four positions ranks agree by chance.
+        judged = left is not None and one["grid"] != [2, 2]
+        assert one["explains"] is (left < UNCHANGED if judged else None)
     # On fewer positions no area is smaller; on as many it is the same.
     assert found["ttl"]["area_on_common_grid"] > found["ttl"]["area"]
     assert found["ftl"]["area_on_common_grid"] == found["ftl"]["area"]
@@ -189,6 +191,26 @@ def test_volumes_several_labels_and_other_data_are_errors_that_say_so(project, t
         attention(other)
 
 
+@pytest.mark.parametrize("how", ["val", "all"])
+def test_networks_of_splits_of_their_own_are_not_shown(project, tmp_path, monkeypatch, how):
+    """Not on any image: that `ttl sweep` should run again would be no help."""
+    layout = Layout(root=tmp_path)
+    layout.datasets.parent.mkdir()
+    for link, target in ((layout.datasets, project.datasets), (layout.runs.root, project.runs.root)):
+        link.symlink_to(target)
+    layout.results.mkdir()
+    (layout.results / results.SELECTION).write_text(json.dumps({"toy": {"unselected": "nobody chose"}}))
+    drawn = results.read_trials(project.results).with_columns(resplit=pl.lit(how))
+    drawn.write_parquet(layout.results / results.TRIALS)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["attention"])
+    assert isinstance(result.exception, SearchError)
+    said = str(result.exception)
+    assert "no trial of toy with efficientnet_lite0 was completed on the dataset's own split" in said
+    assert "run `ttl sweep` without `--resplit`" in said
+    assert not (tmp_path / "analysis").exists()
+
+
 FOUND = {
     "grid": [4, 4],
     "common_grid": [2, 2],
@@ -196,8 +218,23 @@ FOUND = {
     "image_size": 64,
     "empty": 0,
     "rank_correlation": 0.1,
+    "absolute_rank_correlation": 0.2,
     "explains": True,
 }
+
+
+@pytest.mark.parametrize(
+    ("absolute", "side", "explains"), [(0.35, 4, True), (0.6, 4, False), (0.6, 3, None), (np.nan, 4, None)]
+)
+def test_a_map_is_judged_by_magnitudes_where_there_are_positions_enough(absolute, side, explains):
+    row = dict.fromkeys(results.TRIALS_SCHEMA, 0)
+    random = Randomised(part="everything", correlation=0.05, absolute=absolute, vanished=0.0)
+    maps = Maps(raw=np.ones((2, side, side), dtype=np.float32), size=64)
+    one = Measured(row=row, layer="blocks.3", maps=maps, cascade=[random])
+    found = figures({"ttl": one}, np.array(["a", "b"]))["ttl"]
+    assert found["explains"] is explains
+    assert found["rank_correlation"] == found["cascade"][-1]["correlation"] == 0.05
+    assert found["absolute_rank_correlation"] == pytest.approx(absolute, nan_ok=True)
 
 
 class TestNotes:
@@ -216,10 +253,13 @@ class TestNotes:
         assert self.told() == ""
 
     def test_a_map_that_random_weights_leave_as_it_is_explains_nothing(self):
-        told = self.told(rank_correlation=0.83, explains=False)
-        assert "ttl: with random weights the maps stay as they are (rank correlation 0.83" in told
+        told = self.told(absolute_rank_correlation=0.83, explains=False)
+        assert "ttl: with random weights the maps stay as they are, or turn into their opposites" in told
+        assert "(mean magnitude of the rank correlation 0.83, bound 0.5; signed 0.10)" in told
         assert "explain nothing" in told
-        assert "no map is left" in self.told(rank_correlation=None, explains=None)
+        for nothing in (None, float("nan")):
+            told = self.told(rank_correlation=nothing, absolute_rank_correlation=nothing, explains=None)
+            assert "no map is left" in told
 
     def test_a_single_position_says_nothing_of_where(self):
         told = self.told(grid=[1, 1], explains=None)
@@ -230,6 +270,10 @@ class TestNotes:
     def test_few_positions_say_little_of_where(self):
         assert "ttl: blocks.6 has 3×3 positions at 64 px, and with fewer than 16" in self.told(grid=[3, 3])
         assert "a map says little of where" in self.told(grid=[3, 3])
+        # By chance 1/√(4π): half of the bound.
+        told = self.told(grid=[3, 3], explains=None)
+        assert "by chance (a magnitude of about 0.28), so the check by random weights is not judged" in told
+        assert "no map is left" not in told
 
     def test_what_is_empty_or_lacking_is_said(self):
         assert "ttl: 3 of 96 maps are empty" in self.told(empty=3)
@@ -250,3 +294,6 @@ def test_the_table_has_a_row_a_strategy(values):
         [row] = [line for line in printed.splitlines() if line.startswith(name)]
         assert f"{one['cut']}" in row
         assert f"{one['grid'][0]} × {one['grid'][1]}" in row
+        left = [one[kind] for kind in ("absolute_rank_correlation", "rank_correlation")]
+        first, second = ("–" if value is None else re.escape(f"{value:.2f}") for value in left)
+        assert re.search(rf"  {first}\s+{second}(\s|$)", row)

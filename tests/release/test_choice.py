@@ -111,10 +111,22 @@ class TestTrials:
             "tf": "the last sweep has no trial of it",
         }
 
+    def test_a_strategy_of_another_condition_alone_is_said_to_be_unlike(self):
+        tf = pl.col("strategy") == "tf"
+        table = made_trials(seeds=1).with_columns(
+            resplit=pl.when(tf).then(pl.lit("val")).otherwise(pl.lit("none"))
+        )
+        found, missing = best_trials(table, {}, dataset="pneumonia", backbone="efficientnet_lite0")
+        assert list(found) == ["ftl", "lwft", "ttl"]
+        assert missing == {"tf": "its trials are not alike in weights, recipe, size, data or split"}
+
     def test_none_at_all_is_an_error(self):
         table = made_trials(seeds=1).with_columns(pl.lit("failed").alias("status"))
-        with pytest.raises(SearchError, match="no trial of pneumonia with efficientnet_lite0 was completed"):
+        with pytest.raises(SearchError) as caught:
             best_trials(table, {}, dataset="pneumonia", backbone="efficientnet_lite0")
+        said = str(caught.value)
+        assert "no trial of pneumonia with efficientnet_lite0 was completed (they are: failed)" in said
+        assert "resplit" not in said
 
 
 class TestNames:

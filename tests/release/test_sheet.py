@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from ttl.release.sheet import LIMIT, STRONGEST, Picture, draw_sheet, overlay
+from ttl.release.sheet import LIMIT, SIDES, STRONGEST, Picture, draw_sheet, overlay
 from ttl.release.sheet import _fitted as fitted
+from ttl.release.sheet import _font as font_of
+from ttl.release.sheet import _heading as above
+from ttl.release.sheet import _legend as legend
 
 STRATEGIES = ("ftl", "lwft", "tf", "ttl")
 GREY = np.full((32, 32, 3), 100, dtype=np.uint8)
@@ -14,7 +17,8 @@ GREY = np.full((32, 32, 3), 100, dtype=np.uint8)
 
 def values(rows, sample_id="s"):
     one = {"cut": "blocks.3", "layer": "blocks.3", "grid": [4, 4], "area": 0.2, "area_on_common_grid": None}
-    one |= {"rank_correlation": 0.7, "explains": False, "threshold": 0.4}
+    one |= {"rank_correlation": -0.07, "absolute_rank_correlation": 0.7}
+    one |= {"explains": False, "threshold": 0.4}
     sample = {
         "sample_id": sample_id,
         "label": "finding",
@@ -69,6 +73,14 @@ def test_the_sheet_of_many_noisy_pictures_stays_below_the_limit():
     with Image.open(io.BytesIO(content)) as sheet:
         assert sheet.info["Description"] == "What it shows: −, ×, é."
         assert sheet.height > 16 * 80
+
+
+def test_both_correlations_stand_above_the_maps_and_the_legend_says_what_chance_gives():
+    heading = [text for text, _, _ in above("ttl", values(1)["strategies"]["ttl"])]
+    assert "random 0.70, signed −0.07" in heading
+    assert all(fitted(text, font_of(12), SIDES[0]) == text for text in heading)
+    # √(2/15π)
+    assert "from 0.5 on the maps explain nothing; unlike ones have about 0.21 on 4 × 4" in legend(values(1))
 
 
 def test_an_id_that_is_too_long_keeps_both_its_ends():

@@ -23,9 +23,11 @@ from ttl.layout import Layout
 from ttl.models.backbones import create, weights_sha256
 from ttl.models.network import build_network
 from ttl.release import svg
+from ttl.release.finetuned import best_whole
+from ttl.release.report import analysis
 from ttl.release.similarity import DESCRIPTION, FIGURE, SCHEMA, TABLE, draw, read
 from ttl.release.transferability import analyse, choose_images, compare, passes
-from ttl.search.results import TRIALS, TRIALS_SCHEMA
+from ttl.search.results import TRIALS, TRIALS_SCHEMA, read_trials
 from ttl.training.loop import network_spec
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import WEIGHTS, Runs
@@ -45,6 +47,10 @@ class Project:
     @property
     def layout(self) -> Layout:
         return Layout(root=self.root)
+
+    @property
+    def table(self):
+        return read_trials(self.layout.results)
 
     def trials(self, rows=None):
         """Return the sweep's table, after writing it with other rows if they are given."""
@@ -247,6 +253,19 @@ def test_the_figure_is_complete_in_itself(found):
     assert "act1, before finetuning: mean of" in words
 
 
+def test_the_report_shows_it_until_the_sweep_has_more(found, made):
+    def missing(*more):
+        table = pl.concat([made.table, pl.DataFrame(more, schema=TRIALS_SCHEMA, orient="row")])
+        return analysis.similarity(found.folder, table, made.dataset.revision, name="x").missing
+
+    assert missing() == ""
+    # Networks of another strategy or recipe, and failed ones, are in no figure.
+    assert missing(row(made.trial, "new", seed=9, strategy="lwft", cut="layer2", val_auroc=0.5)) == ""
+    for strategy, cut in (("ftl", "full"), ("ttl", "layer1"), ("ttl", "layer3.0")):
+        new = row(made.trial, "new", seed=9, strategy=strategy, cut=cut, val_auroc=0.5)
+        assert "lacks 1 of this sweep's 6 trials of resnet10t" in missing(new)
+
+
 def test_in_a_page_the_figure_takes_the_pages_colours(found):
     text = draw(*read(found.folder), name="page")
     assert text.startswith("<svg role")
@@ -278,6 +297,26 @@ def refused(project, **options):
     return str(caught.value)
 
 
+def test_networks_of_splits_of_their_own_are_never_compared(project, monkeypatch):
+    """They were trained on most of what the dataset calls validation images."""
+    rows = project.trials()
+    better = [{**one, "resplit": "all", "trial_id": "drawn", "val_auroc": 0.99} for one in rows[:1]]
+    project.trials([*better, *rows])
+    assert best_whole(project.table, BACKBONE)["trial_id"] == project.trial.trial_id
+    # Also where every trial on the dataset's own split has failed.
+    lost = [{**one, "status": "failed"} for one in rows]
+    monkeypatch.chdir(project.root)
+    for how in ("val", "all"):
+        for others in ([], lost):
+            project.trials([*({**one, "resplit": how} for one in rows), *others])
+            result = CliRunner().invoke(app, ["similarity"])
+            assert isinstance(result.exception, SearchError)
+            said = str(result.exception)
+            assert f"no completed FTL trial of {BACKBONE} on the dataset's own split" in said
+            assert "run `ttl sweep --strategy ftl --strategy ttl` without `--resplit`" in said
+            assert not (project.root / "analysis").exists()
+
+
 def test_what_cannot_be_compared_is_said_with_what_to_do(project):
     rows = project.trials()
     assert "no dataset 'films' (it had: squares)" in refused(project, datasets=["films"])
@@ -285,7 +324,9 @@ def test_what_cannot_be_compared_is_said_with_what_to_do(project):
     project.trials([one for one in rows if one["strategy"] != "ftl"])
     assert "no completed FTL trial of resnet10t (they are: not in it)" in refused(project)
     project.trials([{**one, "status": "failed"} for one in rows])
-    assert "(they are: failed)" in refused(project)
+    said = refused(project)
+    assert "(they are: failed)" in said
+    assert "resplit" not in said
     project.trials([{**one, "revision": "0" * 16} for one in rows])
     said = refused(project)
     assert f"is now at {project.dataset.revision}; run `ttl sweep` again" in said

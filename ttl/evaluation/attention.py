@@ -1,10 +1,15 @@
 """Where a network looks: Grad-CAM (Selvaraju et al., ICCV 2017), computed by torchcam, and its sanity check.
 
 A map that stays as it is when the weights are random shows the image, and nothing of what was learnt from it
-(Adebayo et al., NeurIPS 2018).
+(Adebayo et al., NeurIPS 2018). Judged is the magnitude of the rank correlation, a draw and an image at a
+time. A random head weighs a layer's channels by random signs: what shows through of the image alone is now
+bright, now dark, and signed correlations of both cancel. (Their rank correlation of absolute values is
+another thing: it ranks the magnitudes of signed attributions. Grad-CAM's maps are rectified, so it is the
+signed one.)
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +27,8 @@ from ttl.models.cuts import list_cuts, resolve
 from ttl.models.order import evaluating, trace
 
 UNCHANGED = 0.5
-"""A map explains nothing if, with random weights, the mean rank correlation with it is at least so much."""
+"""Maps explain nothing if the mean magnitude of their rank correlations with those of random weights is at
+least so much."""
 
 HALF = 0.5
 """The attended area is where a map exceeds this share of its maximum."""
@@ -75,12 +81,14 @@ class Maps:
 class Randomised:
     """What is left of maps when all weights from the top down to `part` are random.
 
-    `correlation` is the mean rank correlation of the maps that are left, over images and draws, NaN if none
-    is; `vanished` is the share of maps that became empty or even.
+    `correlation` is the mean rank correlation of the maps that are left, over images and draws, `absolute`
+    the mean of its magnitudes, by which maps are judged; both are NaN if no map is left. `vanished` is the
+    share of maps that became empty or even.
     """
 
     part: str
     correlation: float
+    absolute: float
     vanished: float
 
 
@@ -126,14 +134,15 @@ def randomise(
     """Return what is left of the maps while weights are randomised in a cascade, from the head to the bottom.
 
     `draws` are states of the same structure with random weights; `stages` the backbone's stages, of which
-    those that the network still has are randomised one after the other. The last entry is of a network that
-    is random throughout. The network itself is not touched.
+    those that the network still has are randomised one after the other. The head is all that comes after
+    `layer`; what lies between it and the last whole stage is a part named `layer`. The last entry is of a
+    network that is random throughout. The network itself is not touched.
     """
     before = attention_maps(network, layer, images, targets).raw
     shaken = copy.deepcopy(network)
     whole = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found = []
-    for part, names in _cascade(network, stages, int(images.shape[-1])):
+    for part, names in _cascade(network, layer, stages, int(images.shape[-1])):
         correlations, vanished = [], []
         for draw in draws:
             shaken.load_state_dict({name: (draw if name in names else whole)[name] for name in whole})
@@ -141,8 +150,14 @@ def randomise(
             correlations.append(rank_correlations(before, after))
             vanished.append(np.ptp(after, axis=(1, 2)) == 0)
         known = np.stack(correlations)
-        mean = float(np.nanmean(known)) if np.isfinite(known).any() else float("nan")
-        found.append(Randomised(part=part, correlation=mean, vanished=float(np.mean(vanished))))
+        found.append(
+            Randomised(
+                part=part,
+                correlation=_mean(known),
+                absolute=_mean(np.abs(known)),
+                vanished=float(np.mean(vanished)),
+            )
+        )
     return found
 
 
@@ -155,7 +170,22 @@ def rank_correlations(before: NDArray[np.float32], after: NDArray[np.float32]) -
     return found
 
 
-def _cascade(network: nn.Module, stages: Sequence[str], image_size: int) -> list[tuple[str, set[str]]]:
+def by_chance(positions: int) -> float:
+    """Return about what magnitude rank correlations of unrelated maps have on average; NaN for one position.
+
+    Spearman's coefficient of n independent pairs has the variance 1/(n - 1) (Kendall); as of a normal one.
+    Neighbouring positions of a map are alike, so its own are larger.
+    """
+    return math.sqrt(2 / (math.pi * (positions - 1))) if positions > 1 else math.nan
+
+
+def _mean(correlations: NDArray[np.float64]) -> float:
+    return float(np.nanmean(correlations)) if np.isfinite(correlations).any() else math.nan
+
+
+def _cascade(
+    network: nn.Module, layer: str, stages: Sequence[str], image_size: int
+) -> list[tuple[str, set[str]]]:
     """Return the parts from the top, each with the names of all tensors of it and of what lies above."""
     runs = trace(network, image_size)
     # In place of a stage that was cut off there may be a module that does nothing.
@@ -168,7 +198,10 @@ def _cascade(network: nn.Module, stages: Sequence[str], image_size: int) -> list
             if (owner := name.rpartition(".")[0]) in runs and runs[owner].start >= start
         }
 
-    parts = [("head", from_clock(runs[kept[-1]].end))]
+    parts = [("head", from_clock(runs[layer].end))]
+    # A ViT may be cut between the blocks that count as stages, a DenseNet at a transition.
+    if kept and runs[kept[-1]].end < runs[layer].end:
+        parts.append((layer, from_clock(runs[kept[-1]].end)))
     parts += [(name, from_clock(runs[name].start)) for name in reversed(kept)]
     return [*parts, ("everything", set(network.state_dict()))]
 

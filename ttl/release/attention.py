@@ -135,7 +135,7 @@ def attention(
 
 def _open(layout: Layout, name: str, revisions: set[str]) -> PackedDataset:
     packed = PackedDataset.open(layout.datasets / name)
-    if len(packed.info.shape) != 3:
+    if packed.info.volumes:
         raise DataError(f"{name} holds volumes, and attention maps are made of images alone")
     if packed.info.task == "multilabel":
         raise DataError(f"{name} has several labels an image, and attention maps explain one class each")

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ttl.evaluation.attention import UNCHANGED, Maps, Randomised
+from ttl.evaluation.attention import UNCHANGED, Maps, Randomised, by_chance
 from ttl.evaluation.statistics import Weights, paired
 
 REFERENCE = "ftl"
 
 FEW = 16
-"""A layer with fewer positions says little of where."""
+"""A layer with fewer positions says little of where, and ranks of so few agree by chance."""
+
+
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,9 @@ def figures(measured: Mapping[str, Measured], patients: NDArray[np.str_]) -> dic
     `area` is the mean share of the image above half of a map's maximum, `area_on_common_grid` the same of
     maps averaged to the coarsest grid among the strategies: a layer with fewer positions cannot attend to
     less than one of them. `less_ftl` are their differences from ftl's, paired, by bootstrap over patients.
+    `rank_correlation` and `absolute_rank_correlation` are means of its values, and of its magnitudes, with
+    random weights throughout. `explains` is judged by the latter; it is None where nothing is known: if no
+    map is left, or on fewer than `FEW` positions.
     """
     grids = np.array([one.maps.grid for one in measured.values()])
     common = (int(grids[:, 0].min()), int(grids[:, 1].min()))
@@ -56,12 +62,10 @@ def figures(measured: Mapping[str, Measured], patients: NDArray[np.str_]) -> dic
                 if name != REFERENCE and REFERENCE in areas
             },
             "rank_correlation": one.cascade[-1].correlation,
+            "absolute_rank_correlation": one.cascade[-1].absolute,
             "vanished": one.cascade[-1].vanished,
             "cascade": [dataclasses.asdict(part) for part in one.cascade],
-            # Without a correlation nothing is known.
-            "explains": None
-            if math.isnan(one.cascade[-1].correlation)
-            else one.cascade[-1].correlation < UNCHANGED,
+            "explains": _explains(one),
         }
         for name, one in measured.items()
     }
@@ -75,19 +79,26 @@ def notes(values: Mapping[str, Any], *, asked: int) -> list[str]:
     for name, one in values["strategies"].items():
         rows, columns = one["grid"]
         if rows * columns < FEW:
+            chance = (
+                "ranks of so few agree by chance (a magnitude of about "
+                f"{by_chance(rows * columns):.2f}), so the check by random weights is not judged"
+            )
             says = (
-                "a map cannot say" if rows * columns == 1 else f"with fewer than {FEW} a map says little of"
+                "a map cannot say where"
+                if rows * columns == 1
+                else f"with fewer than {FEW} a map says little of where; {chance}"
             )
             found.append(
                 f"{name}: {one['layer']} has {rows}×{columns} positions at {one['image_size']} px, and "
-                f"{says} where; larger images give more."
+                f"{says}; larger images give more."
             )
-        if rows * columns > 1 and one["explains"] is None:
+        if rows * columns > 1 and _text(one["absolute_rank_correlation"]) == UNKNOWN:
             found.append(f"{name}: with random weights no map is left to compare with.")
         elif one["explains"] is False:
             found.append(
-                f"{name}: with random weights the maps stay as they are (rank correlation "
-                f"{one['rank_correlation']:.2f}, bound {values['unchanged_from']}): they show the image, "
+                f"{name}: with random weights the maps stay as they are, or turn into their opposites (mean "
+                f"magnitude of the rank correlation {one['absolute_rank_correlation']:.2f}, bound "
+                f"{values['unchanged_from']}; signed {_text(one['rank_correlation'])}): they show the image, "
                 "and explain nothing of what was learnt."
             )
         if one["empty"]:
@@ -130,7 +141,8 @@ def alt(values: Mapping[str, Any]) -> str:
     each = "; ".join(
         f"{name} ({one['cut']}, map of {one['layer']}, {one['grid'][0]} × {one['grid'][1]} positions): "
         f"{_text(one['area'])} of the image on average, {_text(one['area_on_common_grid'])} on the common "
-        f"grid, rank correlation with random weights {_text(one['rank_correlation'])}"
+        f"grid, rank correlation with random weights {_text(one['rank_correlation'])} (mean magnitude "
+        f"{_text(one['absolute_rank_correlation'])})"
         for name, one in values["strategies"].items()
     )
     return (
@@ -147,6 +159,12 @@ def plain(values: Any) -> Any:
     if isinstance(values, (list, tuple)):
         return [plain(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _explains(one: Measured) -> bool | None:
+    rows, columns = one.maps.grid
+    left = one.cascade[-1].absolute
+    return None if math.isnan(left) or rows * columns < FEW else left < UNCHANGED
 
 
 def _mean(areas: NDArray[np.float64]) -> float:
@@ -170,4 +188,4 @@ def _difference(
 
 
 def _text(value: float | None) -> str:
-    return "unknown" if value is None or math.isnan(value) else f"{value:.2f}"
+    return UNKNOWN if value is None or math.isnan(value) else f"{value:.2f}"

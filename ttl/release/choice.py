@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.errors import SearchError
-from ttl.search.results import side_by_side
+from ttl.search.results import settled, side_by_side
 from ttl.training.runs import COMPLETED
 
 Kind = Literal["correct", "disagreement", "error"]
@@ -54,7 +54,8 @@ def best_trials(
     """
     found, missing = {}, {}
     selected = selection.get("figures", {}).get("chosen", {}).get("trial_id")
-    here = side_by_side(trials.filter(dataset=dataset, backbone=backbone), selected)
+    known = settled(trials.filter(dataset=dataset, backbone=backbone))
+    here = side_by_side(known, selected)
     for strategy in SHOWN:
         asked = here.filter(pl.col("strategy") == strategy)
         done = asked.filter(pl.col("status") == COMPLETED).sort(
@@ -67,16 +68,23 @@ def best_trials(
         )
         if done.height:
             found[strategy] = done.row(0, named=True)
+        elif asked.height:
+            missing[strategy] = f"none of its {asked.height} trials was completed"
+        elif known.filter(strategy=strategy).height:
+            missing[strategy] = "its trials are not alike in weights, recipe, size, data or split"
         else:
-            missing[strategy] = (
-                f"none of its {asked.height} trials was completed"
-                if asked.height
-                else "the last sweep has no trial of it"
-            )
-    if not found:
+            missing[strategy] = "the last sweep has no trial of it"
+    if not found and (known["resplit"] != "none").any():
         raise SearchError(
-            f"no trial of {dataset} with {backbone} was completed on the dataset's own split; run "
-            "`ttl sweep` again, without `--resplit`"
+            f"no trial of {dataset} with {backbone} was completed on the dataset's own split: with "
+            "`--resplit` each seed divides the samples anew, and networks of different splits are not held "
+            "side by side; run `ttl sweep` without `--resplit` (with `--resplit none` where params.yaml "
+            "sets it)"
+        )
+    if not found:
+        states = ", ".join(known["status"].unique().sort()) or "not in the last sweep"
+        raise SearchError(
+            f"no trial of {dataset} with {backbone} was completed (they are: {states}); run `ttl sweep` again"
         )
     return found, missing
 

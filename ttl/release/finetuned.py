@@ -9,7 +9,7 @@ from ttl.errors import SearchError
 from ttl.evaluation.activations import Layer
 from ttl.models.backbones import weights_sha256
 from ttl.release.similarity import METRICS
-from ttl.search.results import MODEL, side_by_side
+from ttl.search.results import MODEL, settled, side_by_side
 from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Trial
 
@@ -26,8 +26,16 @@ def best_whole(trials: pl.DataFrame, backbone: str) -> dict[str, Any]:
     if mine.is_empty():
         known = ", ".join(sorted(trials["backbone"].unique())) or "none"
         raise SearchError(f"the last sweep trained no {backbone} (it has: {known}); `ttl sweep` trains it")
-    whole = side_by_side(mine.filter(pl.col("strategy") == "ftl"))
+    asked = settled(mine.filter(pl.col("strategy") == "ftl"))
+    whole = side_by_side(asked)
     done = whole.filter((pl.col("status") == COMPLETED) & pl.col("val_auroc").is_finite())
+    if done.is_empty() and (asked["resplit"] != "none").any():
+        raise SearchError(
+            f"the last sweep has no completed FTL trial of {backbone} on the dataset's own split: with "
+            "`--resplit` each seed divides the samples anew, and the networks were trained on most of these "
+            "validation images; run `ttl sweep --strategy ftl --strategy ttl` without `--resplit` (with "
+            "`--resplit none` where params.yaml sets it)"
+        )
     if done.is_empty():
         states = ", ".join(whole["status"].unique().sort()) or "not in it"
         raise SearchError(
@@ -36,6 +44,11 @@ def best_whole(trials: pl.DataFrame, backbone: str) -> dict[str, Any]:
             "trains it"
         )
     return done.sort("val_auroc", "trial_id", descending=[True, False]).row(0, named=True)
+
+
+def beside(trials: pl.DataFrame, row: dict[str, Any]) -> pl.DataFrame:
+    """Return the trials that may be held beside the finetuned one of this row, which is one of them."""
+    return settled(trials).filter(pl.col(key).eq_missing(pl.lit(row[key])) for key in SAME)
 
 
 def network_there(networks: pl.DataFrame, layer: Layer) -> dict[str, Any] | None:

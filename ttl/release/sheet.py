@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from ttl.evaluation.attention import HALF
+from ttl.evaluation.attention import HALF, by_chance
 
 LIMIT = 1_000_000
 """Bytes that a sheet may take."""
@@ -126,10 +126,15 @@ def _heading(name: str, one: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         (f"{name} {one['cut']}", INK, True),
         (f"map of {one['layer']}, {rows} × {columns}", MUTED, False),
         (f"area {_figure(one['area'])}, common {_figure(one['area_on_common_grid'])}", MUTED, False),
-        (f"random weights {_figure(one['rank_correlation'])}", WRONG if failed else MUTED, False),
+        (_random(one), WRONG if failed else MUTED, False),
         (_threshold(one["threshold"]), MUTED, False),
         ("explains nothing" if failed else "", WRONG, False),
     ]
+
+
+def _random(one: Mapping[str, Any]) -> str:
+    signed, absolute = (_figure(one[name]) for name in ("rank_correlation", "absolute_rank_correlation"))
+    return f"random {absolute}, signed {signed}"
 
 
 def _threshold(value: float | None) -> str:
@@ -139,10 +144,17 @@ def _threshold(value: float | None) -> str:
 def _legend(values: Mapping[str, Any]) -> str:
     return (
         "Area: share of the image above half of the map's maximum, mean of "
-        f"{values['measured_images']} test images; common: of maps averaged to the coarsest grid. Random "
-        "weights: rank correlation of the maps with those of the same network with random weights "
-        f"(0: unlike; from {values['unchanged_from']} on the maps explain nothing)."
+        f"{values['measured_images']} test images; common: of maps averaged to the coarsest grid. Random: "
+        "rank correlation of the maps with those of the same network with random weights, mean magnitude and "
+        f"signed mean. By magnitude: from {values['unchanged_from']} on the maps explain nothing; unlike "
+        f"ones have {_chances(values)}."
     )
+
+
+def _chances(values: Mapping[str, Any]) -> str:
+    grids = sorted({tuple(one["grid"]) for one in values["strategies"].values()} - {(1, 1)})
+    about = [f"about {by_chance(rows * columns):.2f} on {rows} × {columns}" for rows, columns in grids]
+    return f"{', '.join(about)} positions" if about else "none on a single position"
 
 
 def _caption(name: str, sample: Mapping[str, Any]) -> list[tuple[str, str, bool]]:

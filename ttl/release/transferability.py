@@ -38,7 +38,7 @@ from ttl.evaluation.similarity import VARIANCE, Moments, linear_cka, svcca
 from ttl.layout import Layout
 from ttl.models.network import build_network
 from ttl.models.weights import RANDOM
-from ttl.release.finetuned import SAME, best_whole, figures, network_there, read_trial
+from ttl.release.finetuned import SAME, beside, best_whole, figures, network_there, read_trial
 from ttl.release.predict import load_network
 from ttl.release.similarity import METRICS, PAIRS, SCHEMA, Found, read, write
 from ttl.search.results import read_trials
@@ -137,7 +137,7 @@ def compare(
             moments[pair] |= of
     rows: list[dict[str, Any]] = []
     described = []
-    networks = trials.filter(pl.all_horizontal(pl.col(key).eq_missing(row[key]) for key in SAME))
+    networks = beside(trials, row)
     for layer in layers:
         place = {"layer": layer.name, "stage": layer.stage, "index": layer.index}
         directions = {}

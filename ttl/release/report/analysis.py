@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from markupsafe import Markup
 
+from ttl.errors import SearchError
+from ttl.release.finetuned import beside, best_whole
 from ttl.release.report.pictures import document, sheet
 from ttl.release.similarity import draw, read, summary
+from ttl.training.runs import COMPLETED
 
 SIMILARITY, ATTENTION = "similarity", "attention"
 
@@ -32,14 +36,22 @@ class Looked:
     missing: str = ""
 
 
-def similarity(folder: Path, trials: Collection[str], revision: str, *, name: str) -> Looked:
-    """Return the figure of `ttl similarity` for a dataset, whose trials are `trials`; `name` is its ids'."""
+def similarity(folder: Path, trials: pl.DataFrame, revision: str, *, name: str) -> Looked:
+    """Return the figure of `ttl similarity` for a dataset, whose trials are `trials`; `name` is its ids'.
+
+    It is shown if it has all of them that the command would put into it today, and no others. A backbone
+    that it lacks altogether may not have been asked for.
+    """
     values = _values(folder / f"{SIMILARITY}.json", folder / f"{SIMILARITY}.svg")
     if isinstance(values, Looked):
         return values
     used = [one["finetuned"]["trial_id"] for one in values["backbones"]]
-    if foreign := _foreign(SIMILARITY, values, used, trials, revision):
+    used += [one for entry in values["backbones"] for one in _named(entry)]
+    if foreign := _foreign(SIMILARITY, values, used, trials["trial_id"].to_list(), revision):
         return foreign
+    for entry in values["backbones"]:
+        if stale := _stale(entry, trials):
+            return Looked(missing=f"What was looked at {stale}; `ttl {SIMILARITY}` looks again.")
     names = ", ".join(one["backbone"] for one in values["backbones"])
     picture, width, height = document(folder / f"{SIMILARITY}.svg")
     svg, rows = _drawn(folder, name)
@@ -72,6 +84,32 @@ def attention(
         return Looked(missing=private, **known)
     picture, width, height = sheet(folder / f"{ATTENTION}.png", widest)
     return Looked(picture=picture, width=width, height=height, alt=values["alt"], **known)
+
+
+def _named(entry: Mapping[str, Any]) -> set[str]:
+    """Return the trials whose metrics stand in a backbone's figure."""
+    networks = [entry["whole"], *(layer["network"] for layer in entry["layers"])]
+    return {one for network in networks if network for one in network["trial_ids"]}
+
+
+def _stale(entry: Mapping[str, Any], trials: pl.DataFrame) -> str:
+    """Return why a backbone's figure is not what these trials give now; nothing if it is."""
+    backbone = entry["backbone"]
+    try:
+        best = best_whole(trials, backbone)
+    except SearchError:
+        return f"is of another sweep than this one, which has no whole network of {backbone} to look at"
+    ours = beside(trials, best)
+    # A cut is named by its block, or by the stage that ends with it.
+    places = {layer[kind] for layer in entry["layers"] for kind in ("layer", "stage")}
+    there = (pl.col("strategy") == "ttl") & pl.col("cut").is_in(list(places))
+    done = ours.filter((pl.col("status") == COMPLETED) & (there | (pl.col("strategy") == "ftl")))
+    shown = _named(entry)
+    if lacking := set(done["trial_id"]) - shown:
+        return f"lacks {len(lacking)} of this sweep's {done['trial_id'].n_unique()} trials of {backbone}"
+    if best["trial_id"] != entry["finetuned"]["trial_id"] or shown - set(done["trial_id"]):
+        return f"is of other networks of {backbone} than this sweep's"
+    return ""
 
 
 def _drawn(folder: Path, name: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:

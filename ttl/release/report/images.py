@@ -45,7 +45,7 @@ def examples(dataset: PackedDataset, mistakes: Sequence[Mistake], *, side: int) 
     """Return the mistakes with small pictures, `side` pixels at most; of a volume, its middle slice."""
     places = dict(zip(dataset.samples["sample_id"].to_list(), range(dataset.samples.height), strict=True))
     rows = np.array([places[one.sample_id] for one in mistakes], dtype=np.int64)
-    what = "The middle slice of a volume" if len(dataset.info.shape) == 4 else "An image"
+    what = "The middle slice of a volume" if dataset.info.volumes else "An image"
     return [
         Example(
             mistake=one,

@@ -86,7 +86,7 @@ def section(material: Material) -> dict[str, Any]:
         ),
         "similarity": analysis.similarity(
             material.layout.analysis / material.name,
-            trials["trial_id"].to_list(),
+            trials,
             entry["data"]["revision"],
             name=f"{anchor}-similarity",
         ),
