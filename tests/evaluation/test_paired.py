@@ -82,6 +82,11 @@ def test_seeds_that_disagree_have_the_t_interval_of_their_mean(overlap):
     assert found.p == pytest.approx(2 * stats.t.sf(0.5 / 3 / error, df=2))
 
 
+def test_no_interval_goes_beyond_what_a_difference_can_be():
+    found = compare_seeds(disagreeing(), resamples=200, confidence=0.99)
+    assert (found.difference.low, found.difference.high) == (-1.0, 1.0)
+
+
 def test_seeds_that_agree_leave_the_variance_of_the_patients():
     """Networks that are trained alike each time: the error is DeLong's, however many they are."""
     (one,) = simulated(1, seeds=1, method=0.5, patients=300)
