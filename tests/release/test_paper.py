@@ -63,13 +63,21 @@ def test_cells_are_in_the_papers_units():
     assert found.rows[4] == ("TF-2", *["–"] * 9)
     assert (found.marks[4], found.footnotes) == ((1,), (MISSING,))
     assert "mean ± standard deviation over 3 seeds" in found.remarks[0]
-    assert "adjusted for the 3 networks compared" in found.remarks[2]
+    assert found.remarks[2] == (
+        "AUROC less FTL's: mean over seeds, with its 95% interval and two-sided p, for other patients and "
+        "other trainings: the variance between seeds by t with 2 degrees of freedom, that of patients by "
+        "paired bootstrap; p (Holm) is adjusted for the 3 networks compared"
+    )
+    two = table(seeds=(0, 1)).remarks[2]
+    assert "1 degree of freedom" in two
+    assert "two seeds show only large differences" in two
     alone = table(seeds=(4,), test_auroc=Spread(mean=0.85, deviation=None), devices=("cpu", "a GPU"))
     assert alone.rows[6][2] == "0.850"
     assert "of the one seed 4: there is no deviation" in alone.remarks[0]
     assert "in torch, taken after each training, beside others, on a GPU and cpu" in alone.remarks[1]
     assert "times of different devices cannot be compared" in alone.remarks[1]
     assert "patients alone" in alone.remarks[2]
+    assert "the variation between trainings is not in them" in alone.remarks[2]
 
 
 def test_markdown_is_a_table_and_shows_what_it_says():
@@ -120,8 +128,24 @@ def test_what_is_incomplete_has_a_command_that_ttl_understands():
     assert "--recipe paper " in sweep_command("films", "net", {**CONDITION, "recipe": "paper"})
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr": 1e-5},
+        {"lr": 2.5e-5, "weight_decay": 1e-4, "epochs": 3},
+        {"base": "fast", "lr": 1e-05, "flip": False, "optimizer": "sgd", "momentum": 0.5},
+        {"schedule": "one-cycle", "warmup": 0.1, "precision": "bf16"},
+    ],
+)
+def test_the_command_asks_for_the_very_recipe(changes):
+    recipe = make_recipe({"base": "paper", **changes})
+    words = shlex.split(sweep_command("films", "net", {**CONDITION, "recipe": recipe.name}))
+    assert make_recipe(yaml.safe_load(words[words.index("--recipe") + 1])) == recipe
+
+
 @pytest.mark.parametrize("resplit", ["val", "all"])
 def test_repeated_splits_are_said_to_share_patients(resplit):
     found = printed(rows(), dataset="d", backbone="net", condition={**CONDITION, "resplit": resplit})
     assert "splits share patients" in found.remarks[-1]
+    assert "are corrected for it" in found.remarks[-1]
     assert f"resplit {resplit}" in found.title

@@ -167,6 +167,109 @@ def test_one_seed_has_no_deviation():
     assert rows["TTL-2"].p < 0.01
 
 
+def several(trials, predictions, *, positives, patients=200, classes=3):
+    """Return predictions in which images have several labels; `positives` patients have each, at random."""
+
+    def labelled(trial_id):
+        rng = np.random.default_rng(0)
+        tables = []
+        for split in ("val", "test"):
+            labels = np.zeros((patients, classes), dtype=np.int64)
+            for label, count in enumerate(positives):
+                labels[rng.choice(patients, count, replace=False), label] = 1
+            noise = np.random.default_rng(list(trial_id.encode())).normal(size=labels.shape)
+            scores = 1 / (1 + np.exp(-(labels + noise)))
+            tables.append(
+                pl.DataFrame(
+                    {
+                        "sample_id": [f"{split}{i:03}" for i in range(patients)],
+                        "patient_id": [f"p{i}" for i in range(patients)],
+                        "split": split,
+                        "label": pl.Series(labels.astype(np.int8), dtype=pl.Array(pl.Int8, classes)),
+                        "scores": scores.tolist(),
+                    }
+                )
+            )
+        return pl.concat(tables)
+
+    return trials, labelled
+
+
+def test_rare_labels_are_left_out_of_the_test_and_named():
+    entry = {"data": {"classes": ["mass", "rare", "scar"]}, "rule": {"patients": 12}}
+    trials, predictions = several(*swept(), positives=(60, 1, 80))
+    rows = table(trials, predictions, entry=entry)
+
+    def mean_of_two(trial_id):
+        test = predictions(trial_id).filter(split="test")
+        truth, scores = test["label"].to_numpy(), np.array(test["scores"].to_list())
+        each = [auroc(truth[:, one], np.stack([1 - scores[:, one], scores[:, one]], 1)) for one in (0, 2)]
+        return np.mean(each)
+
+    gaps = [mean_of_two(f"s1-{seed}") - mean_of_two(f"full-{seed}") for seed in range(3)]
+    assert rows["TTL-1"].difference.value == pytest.approx(np.mean(gaps))
+    assert 0 < rows["TTL-1"].p <= rows["TTL-1"].p_holm <= 1
+    assert rows["TTL-1"].notes == rows["TTL-2"].notes
+    assert rows["TTL-1"].notes == (
+        "AUROC less FTL's, with its p, is of the mean over mass, scar: fewer than 12 patients of the "
+        "validation or the test split have, or lack, each of the others. The column AUROC is of all labels "
+        "that can be scored",
+    )
+    # Enough patients have each: there is nothing to say.
+    assert not table(*several(*swept(), positives=(60, 70, 80)), entry=entry)["TTL-1"].notes
+
+
+def test_what_cannot_be_tested_keeps_its_row_and_says_why():
+    rows = table(*several(*swept(), positives=(1, 1, 1)))
+    for row in (rows["TTL-1"], rows["TTL-2"]):
+        assert (row.difference, row.p, row.p_holm) == (None, None, None)
+        assert row.test_auroc.mean > 0.5
+        assert len(row.notes) == 1
+        assert row.notes[0].startswith("There is no test against FTL: ")
+        assert "resamples of 200 patients lack a class" in row.notes[0]
+
+
+def test_predictions_that_are_not_here_are_missed_by_their_row_alone():
+    trials, predictions = swept()
+
+    def without(*lost):
+        def read(trial_id):
+            if trial_id in lost:
+                raise FileNotFoundError(trial_id)
+            return predictions(trial_id)
+
+        return read
+
+    rows = table(trials, without("s1-1"))
+    assert rows["TTL-1"].notes == (
+        "There is no test against FTL: the predictions of trial s1-1 are not here (`ttl sweep` brings them)",
+    )
+    assert rows["TTL-1"].p is None
+    # The other is now the only one.
+    assert rows["TTL-2"].p_holm == rows["TTL-2"].p < 0.01
+    rows = table(trials, without("full-0"))
+    assert {row.p for row in rows.values()} == {None}
+    assert rows["TTL-1"].notes == rows["TTL-2"].notes
+
+
+def test_a_split_for_each_seed_widens_the_interval_as_nadeau_and_bengio_have_it():
+    trials, predictions = swept()
+    ordinary = table(trials, predictions)["TTL-1"]
+    widths = {}
+    for resplit in ("val", "all"):
+        entry = {"data": {"images": {"train": 200, "val": 50, "test": 100}}}
+        row = table(trials.with_columns(resplit=pl.lit(resplit)), predictions, entry=entry)["TTL-1"]
+        assert row.difference.value == ordinary.difference.value
+        widths[resplit] = row.difference.high - row.difference.low
+    assert ordinary.difference.high - ordinary.difference.low < widths["val"] < widths["all"]
+    # The part of the patients is the same: what is added to the seeds' is in proportion.
+    base = (ordinary.difference.high - ordinary.difference.low) ** 2
+    assert (widths["all"] ** 2 - base) / (widths["val"] ** 2 - base) == pytest.approx(3)
+    unknown = table(trials.with_columns(resplit=pl.lit("val")), predictions)["TTL-1"]
+    assert unknown.p is None
+    assert "how many images a split has is not known" in unknown.notes[0]
+
+
 def test_conditions_are_tables_of_their_own():
     one, predictions = swept()
     other, _ = swept(share=0.1)

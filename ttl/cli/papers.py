@@ -47,7 +47,13 @@ def paper(
             continue
         for condition in conditions(trials, dataset=which, backbone=net):
             rows = headline(
-                trials, ledger, layout.runs.predictions, dataset=which, backbone=net, condition=condition
+                trials,
+                ledger,
+                layout.runs.predictions,
+                dataset=which,
+                backbone=net,
+                condition=condition,
+                entry=entries[which],
             )
             synthetic = bool(entries[which]["data"]["synthetic"])
             table = printed(rows, dataset=which, backbone=net, condition=condition, synthetic=synthetic)

@@ -1,9 +1,14 @@
 """The paper's headline table in print: cells, then Markdown or LaTeX of them."""
 
+import ast
+import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 from ttl.search.headline import Row, Spread
 from ttl.search.results import ABLATIONS
@@ -209,26 +214,48 @@ def _remarks(rows: Sequence[Row], condition: Mapping[str, Any], confidence: floa
     compared = [row for row in trained if row.p is not None]
     if compared:
         count = len({row.trial_ids for row in compared})
-        drawn = "patients alone, so that it is of these very networks" if single else "patients and seeds"
         remarks.append(
-            f"AUROC less FTL's: mean over seeds, with its {confidence:.0%} interval and two-sided p by a "
-            f"paired bootstrap over {drawn}; p (Holm) is adjusted for the {count} networks compared"
+            f"AUROC less FTL's: mean over seeds, with its {confidence:.0%} interval and two-sided p, "
+            + _method(len(seeds))
+            + f"; p (Holm) is adjusted for the {count} networks compared"
         )
-    if condition["resplit"] != "none":
+    if condition["resplit"] != ABLATIONS["resplit"] and not single:
         remarks.append(
-            "Each seed has a split of its own; splits share patients, so that deviations and p-values are "
-            "somewhat too small (Nadeau & Bengio, Machine Learning 2003)"
+            "Each seed has a split of its own; splits share patients, so that deviations are somewhat too "
+            "small: intervals and p-values are corrected for it (Nadeau & Bengio, Machine Learning 2003)"
         )
     return remarks
 
 
+def _method(seeds: int) -> str:
+    if seeds == 1:
+        return (
+            "by bootstrap over patients alone, so that they are of these very networks: the variation "
+            "between trainings is not in them"
+        )
+    freedom = "1 degree" if seeds == 2 else f"{seeds - 1} degrees"
+    return (
+        f"for other patients and other trainings: the variance between seeds by t with {freedom} of freedom, "
+        "that of patients by paired bootstrap" + (" (two seeds show only large differences)" * (seeds == 2))
+    )
+
+
 def _recipe(name: str) -> str:
-    """Return a recipe's name, `fast(epochs=3)`, as the command line takes it."""
+    """Return a recipe's name, `fast(epochs=3)`, as the command line takes it: YAML of its own writing."""
     base, _, changes = name.rstrip(")").partition("(")
     if not changes:
         return base
-    fields = "".join(f", {one.replace('=', ': ', 1)}" for one in changes.split(","))
-    return f"'{{base: {base}{fields}}}'"
+    fields = dict(one.split("=", 1) for one in changes.split(","))
+    values = {"base": base, **{field: _value(text) for field, text in fields.items()}}
+    text = yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=math.inf)
+    return shlex.quote(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
 
 
 def _raised(marks: Sequence[int], form: str) -> str:

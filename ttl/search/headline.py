@@ -7,26 +7,23 @@ split, which has no part in the choice.
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from ttl.errors import SearchError
-from ttl.evaluation.paired import Pair, Tested, compare_seeds, holm
+from ttl.evaluation.paired import Tested, holm
 from ttl.evaluation.statistics import Interval
+from ttl.search.contrast import contrasts
 from ttl.search.results import CONDITION, settled
+from ttl.search.scores import Predictions
 from ttl.search.space import between
 from ttl.training.runs import COMPLETED
 
 METHODS = ("FTL", "TF-1", "LWFT-1", "TTL-1", "TF-2", "LWFT-2", "TTL-2")
 """The rows of the table, in the paper's order."""
-
-Predictions = Callable[[str], pl.DataFrame]
-"""From a trial's id to its predictions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,8 @@ class Row:
 
     `params` and `macs` are counts, `latency_ms` a mean over seeds, measured on `devices`. `difference` is
     test AUROC less FTL's, `p` of its paired test, and `p_holm` adjusted for the number of networks compared;
-    None for FTL itself. `notes` are sentences on what is missing, or must be known to read the row.
+    None for FTL itself, and for what cannot be tested. `notes` are sentences on what is missing, or must be
+    known to read the row.
     """
 
     method: str
@@ -85,13 +83,17 @@ def headline(
     dataset: str,
     backbone: str,
     condition: Mapping[str, Any] | None = None,
+    entry: Mapping[str, Any] | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
 ) -> tuple[Row, ...]:
     """Return the seven rows of the table, those without trials included.
 
     `trials` and `ledger` are the tables of that name. `condition` is one of `conditions`, and need not be
-    given where there is only one. Raises `SearchError` where there are no trials, or several conditions.
+    given where there is only one. `entry`, the dataset's of `selection.json`, names the labels and says how
+    many patients one must have, where images have several, and how many images were divided where each seed
+    has a split of its own. What cannot be tested has a note that says why.
+    Raises `SearchError` where there are no trials, or several conditions.
     """
     known = conditions(trials, dataset=dataset, backbone=backbone)
     if not known:
@@ -112,7 +114,14 @@ def headline(
     for strategy in ("tf", "lwft", "ttl"):
         first, second = _cuts(strategy, table, book, seeds)
         rows[first.method], rows[second.method] = first, second
-    return _tested([rows[name] for name in METHODS], predictions, confidence, resamples)
+    return _tested(
+        [rows[name] for name in METHODS],
+        predictions,
+        entry=entry or {},
+        resplit=wanted["resplit"],
+        confidence=confidence,
+        resamples=resamples,
+    )
 
 
 def _cuts(strategy: str, table: pl.DataFrame, book: pl.DataFrame, seeds: tuple[int, ...]) -> tuple[Row, Row]:
@@ -215,53 +224,24 @@ def _left_out(row: Row, done: Mapping[str, Any], wanted: Sequence[str], kind: st
     return replace(row, notes=(*row.notes, why))
 
 
-def _tested(
-    rows: Sequence[Row], predictions: Predictions, confidence: float, resamples: int
-) -> tuple[Row, ...]:
+def _tested(rows: Sequence[Row], predictions: Predictions, **how: Any) -> tuple[Row, ...]:
     """Return the rows with their comparison with FTL, the first."""
     reference = rows[0]
     if reference.cut is None:
         why = "FTL is missing: there is no whole network, trained with every seed, to compare with"
         return (replace(reference, notes=(why,)), *rows[1:])
-
-    @cache
-    def scores(trial_id: str) -> pl.DataFrame:
-        return predictions(trial_id).filter(pl.col("split") == "test").sort("sample_id")
-
-    @cache
-    def tested(trial_ids: tuple[str, ...]) -> Tested:
-        pairs = [
-            _pair(scores(one), scores(other), one)
-            for one, other in zip(trial_ids, reference.trial_ids, strict=True)
-        ]
-        return compare_seeds(pairs, confidence=confidence, resamples=resamples)
-
-    compared = [row for row in rows[1:] if row.cut is not None]
     # By networks: where -2 is -1, that is one comparison.
-    found = {row.trial_ids: tested(row.trial_ids) for row in compared}
-    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
-    return tuple(
-        replace(
-            row,
-            difference=found[row.trial_ids].difference,
-            p=found[row.trial_ids].p,
-            p_holm=adjusted[row.trial_ids],
-        )
-        if row in compared
-        else row
-        for row in rows
-    )
+    networks = dict.fromkeys(row.trial_ids for row in rows[1:] if row.cut is not None)
+    compared = contrasts(networks, reference.trial_ids, predictions, **how)
+    tests = {ids: one for ids, one in compared.found.items() if isinstance(one, Tested)}
+    adjusted = dict(zip(tests, holm([one.p for one in tests.values()]), strict=True))
 
+    def with_test(row: Row) -> Row:
+        found = compared.found[row.trial_ids]
+        if isinstance(found, str):
+            return replace(row, notes=(*row.notes, found))
+        notes = (*row.notes, compared.note) if compared.note else row.notes
+        holm_p = adjusted[row.trial_ids]
+        return replace(row, difference=found.difference, p=found.p, p_holm=holm_p, notes=notes)
 
-def _pair(candidate: pl.DataFrame, reference: pl.DataFrame, trial_id: str) -> Pair:
-    if candidate["sample_id"].to_list() != reference["sample_id"].to_list():
-        raise SearchError(
-            f"trial {trial_id} and the whole network of its seed were not scored on the same test samples; "
-            "run the sweep again"
-        )
-    return Pair(
-        labels=reference["label"].to_numpy(),
-        patients=reference["patient_id"].to_numpy().astype(np.str_),
-        candidate=np.array(candidate["scores"].to_list()),
-        reference=np.array(reference["scores"].to_list()),
-    )
+    return (reference, *[row if row.cut is None else with_test(row) for row in rows[1:]])

@@ -1,38 +1,40 @@
 """The paper's headline table on the page: `ttl paper`'s, for each backbone and condition of a dataset."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from ttl.errors import SearchError
-from ttl.release.paper import printed
+from ttl.release.paper import Printed, printed
 from ttl.search.headline import conditions, headline
-
-Predictions = Callable[[str], pl.DataFrame]
+from ttl.search.scores import Predictions
 
 
 def headlines(
-    trials: pl.DataFrame, ledger: pl.DataFrame, predictions: Predictions, *, dataset: str, synthetic: bool
-) -> list[Any] | str:
-    """Return the tables, ready to print, or why there are none."""
-    try:
-        return [
-            printed(
-                headline(
-                    trials, ledger, predictions, dataset=dataset, backbone=backbone, condition=condition
-                ),
+    trials: pl.DataFrame,
+    ledger: pl.DataFrame,
+    predictions: Predictions,
+    *,
+    dataset: str,
+    entry: Mapping[str, Any],
+) -> list[Printed]:
+    """Return the tables, ready to print: what is missing is said in each. `entry` is of `selection.json`."""
+    return [
+        printed(
+            headline(
+                trials,
+                ledger,
+                predictions,
                 dataset=dataset,
                 backbone=backbone,
                 condition=condition,
-                synthetic=synthetic,
-            )
-            for backbone in trials["backbone"].unique(maintain_order=True)
-            for condition in conditions(trials, dataset=dataset, backbone=backbone)
-        ]
-    except FileNotFoundError:
-        return (
-            "The predictions of all trials are needed for it, and runs/ is not here: `ttl sweep` brings them."
+                entry=entry,
+            ),
+            dataset=dataset,
+            backbone=backbone,
+            condition=condition,
+            synthetic=entry["data"]["synthetic"],
         )
-    except SearchError as error:
-        return f"There is none: {error}."
+        for backbone in trials["backbone"].unique(maintain_order=True)
+        for condition in conditions(trials, dataset=dataset, backbone=backbone)
+    ]

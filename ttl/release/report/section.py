@@ -82,7 +82,7 @@ def section(material: Material) -> dict[str, Any]:
             material.ledger,
             material.layout.runs.predictions,
             dataset=material.name,
-            synthetic=entry["data"]["synthetic"],
+            entry=entry,
         ),
         "similarity": analysis.similarity(
             material.layout.analysis / material.name,
