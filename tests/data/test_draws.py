@@ -86,7 +86,7 @@ def test_shares_are_nested_whatever_they_are(seed, one, other):
 
 
 def hidden_class():
-    """Return labels and patients: of 40 who have the rarest class, 12 have the second, in four images each."""
+    """Return labels and patients: of 40 who have the rarest class, 12 have the second, with 4 images."""
     images = [(0, f"c{i}") for i in range(60) for _ in range(2)] + [(2, f"r{i}") for i in range(40)]
     images += [(1, f"r{i}") for i in range(12) for _ in range(4)]
     labels, patients = zip(*images, strict=True)
