@@ -330,8 +330,8 @@ def _check_heads(heads: tuple[Head, ...], backbones: tuple[str, ...]) -> None:
     for backbone in backbones:
         if backbone in VIDEO and "flattened" in heads:
             raise ParamsError(
-                f"sweep.heads has flattened, and {backbone} takes volumes: its head is pooled; flattened ones "
-                "are of backbones of timm, in a sweep without it"
+                f"sweep.heads has flattened, and {backbone} takes volumes: its head is pooled; a sweep with "
+                "flattened ones takes backbones of timm"
             )
 
 
