@@ -22,7 +22,7 @@ from ttl.evaluation.statistics import Interval
 from ttl.layout import Layout
 from ttl.models.backbones import weights_sha256
 from ttl.models.cuts import GRANULARITIES, Cut, list_cuts
-from ttl.models.names import FULL, Granularity
+from ttl.models.names import FULL, Granularity, Head
 from ttl.models.profile import head_size, profile
 from ttl.models.weights import VIDEO, pairs
 from ttl.params import Params
@@ -289,6 +289,7 @@ def make_space(params: Params, datasets: Mapping[str, PackedDataset]) -> Space:
     """Return the space of a sweep."""
     sweep = params.sweep
     _check_dimensions(sweep.backbones, datasets)
+    _check_heads(sweep.heads, sweep.backbones)
     _check_cuts(sweep.cuts, sweep.backbones)
     cuts: dict[tuple[str, Granularity], tuple[Cut, ...]] = {
         (backbone, granularity): _wanted(list_cuts(backbone, granularity), sweep.cuts)
@@ -322,6 +323,15 @@ def _check_dimensions(backbones: tuple[str, ...], datasets: Mapping[str, PackedD
         if backbone in VIDEO and images:
             raise ParamsError(
                 f"{backbone} takes volumes, and {images[0]} has images; a sweep of it takes backbones of timm"
+            )
+
+
+def _check_heads(heads: tuple[Head, ...], backbones: tuple[str, ...]) -> None:
+    for backbone in backbones:
+        if backbone in VIDEO and "flattened" in heads:
+            raise ParamsError(
+                f"sweep.heads has flattened, and {backbone} takes volumes: its head is pooled; a sweep with "
+                "flattened ones takes backbones of timm"
             )
 
 

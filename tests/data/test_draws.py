@@ -85,6 +85,26 @@ def test_shares_are_nested_whatever_they_are(seed, one, other):
     assert not (small & ~large).any()
 
 
+def hidden_class():
+    """Return labels and patients: of 40 who have the rarest class, 12 have the second, with 4 images."""
+    images = [(0, f"c{i}") for i in range(60) for _ in range(2)] + [(2, f"r{i}") for i in range(40)]
+    images += [(1, f"r{i}") for i in range(12) for _ in range(4)]
+    labels, patients = zip(*images, strict=True)
+    return np.array(labels), list(patients)
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.lists(st.floats(0.01, 1), min_size=2, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_no_share_lacks_a_class_though_all_its_patients_count_for_another(seed, several, shares):
+    one, patients = hidden_class()
+    labels = np.eye(3, dtype=int)[one] if several else one
+    masks = [taken(labels, patients, share, seed=seed) for share in sorted(shares)]
+    for mask in masks:
+        assert set(one[mask]) == {0, 1, 2}
+    for small, large in pairwise(masks):
+        assert not (small & ~large).any()
+
+
 def redrawn(labels, patients, sides, seed=0, hashes=None):
     hashes = [f"h{i}" for i in range(len(labels))] if hashes is None else hashes
     return np.array(redraw(labels, patients, hashes, sides, classes=("a", "b", "c"), seed=seed))

@@ -1,10 +1,12 @@
 """Volumes: published, packed, read from files, and on their way into a network, counted by hand."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.test_medmnist import arrays, write
 from ttl.data.pack import pack
@@ -13,7 +15,7 @@ from ttl.data.sources.base import Contents, Sample
 from ttl.data.spec import DatasetSpec
 from ttl.data.steps import ImageSteps, depth_at
 from ttl.data.transforms import augment, draw, prepare
-from ttl.data.volume_files import read_volume
+from ttl.data.volume_files import in_order, read_volume
 from ttl.data.volumes import VolumeAugmentation
 from ttl.errors import DataError, ParamsError
 from ttl.evaluation.appearance import pixel_statistics
@@ -191,3 +193,35 @@ def test_files_that_hold_no_volume_are_named(tmp_path):
             read(name)
     np.save(tmp_path / "good.npy", volume)
     assert read("good.npy").shape == (1, 4, 8, 8)
+
+
+def test_slices_are_in_the_order_of_their_numbers(tmp_path):
+    for number in range(1, 13):
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(tmp_path / f"slice{number}.png")
+    volume = read_volume(tmp_path, shape=(12, 8, 8), fit="pad")
+    assert volume[0, :, 0, 0].tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a2.png", "a10.png"], ["001.png", "002.png", "010.png"], ["1.2.9", "1.2.10"], ["lower", "upper"],
+     ["2.png", "3.png", "10.png"], ["z01-1.5.png", "z02-0.25.png"], ["a.png"], ["08.png", "9.png"]],
+)  # fmt: skip
+def test_names_tell_the_order_of_slices(names):
+    for seed in range(3):
+        assert in_order(np.random.default_rng(seed).permutation(names).tolist()) == names
+
+
+@pytest.mark.parametrize(
+    "names",
+    # Two series; decimals; a number twice; a letter more.
+    [["a2-1.png", "a10-1.png", "b1-2.png"], ["1.5.png", "1.25.png", "10.0.png", "9.5.png"],
+     ["s1.png", "s01.png"], ["s1.png", "s01.png", "s2.png", "s10.png"], ["a2.png", "a10b.png"]],
+)  # fmt: skip
+def test_names_that_do_not_are_refused(names, tmp_path):
+    with pytest.raises(DataError, match="read as text they have another than read as numbers"):
+        in_order(names)
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: the names of the slices ({min(names)}, ")):
+        read_volume(tmp_path, shape=(len(names), 8, 8), fit="pad")

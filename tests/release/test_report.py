@@ -122,6 +122,17 @@ def test_the_test_split_is_told_as_the_predictions_have_it(films: tuple[Layout, 
     assert "site small 20 10 5 no figure: a class has 5 patients, and 10 are needed" in said
 
 
+def test_a_class_that_cannot_be_scored_is_named(films: tuple[Layout, str], tmp_path: Path) -> None:
+    assert "Without a curve" not in films[1]
+    layout = leave(tmp_path, Left(classes=CLASSES))
+    path = layout.results / "predictions" / f"{NAME}.parquet"
+    label = pl.when(pl.col("label") == 1).then(0).otherwise("label").cast(pl.Int64)
+    pl.read_parquet(path).with_columns(label.alias("label")).write_parquet(path)
+    text = report(layout)
+    check(text)
+    assert "Without a curve, for all test images or none have it: &lt;ill&gt;." in text
+
+
 def test_what_is_missing_is_said(films: tuple[Layout, str], tmp_path: Path) -> None:
     layout = Layout(root=tmp_path / "copy")
     shutil.copytree(films[0].root, layout.root)

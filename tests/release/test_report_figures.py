@@ -105,6 +105,30 @@ def test_a_label_that_is_not_known_is_no_mistake_and_no_figure() -> None:
         assert row["sensitivity"] == pytest.approx((score >= tested.thresholds[number])[truth == 1].mean())
     assert told["rows"] == []
     assert len(told["curves"]) == 3
+    assert told["unscored"] == []
+
+
+def test_labels_that_cannot_be_scored_are_named_and_take_no_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ttl.release.report.tested.MOST_PANELS", 2)
+    labels = np.tile(np.random.default_rng(0).integers(0, 2, (60, 1)), 6)
+    # Of the second all are absent, of the last present; of the fourth no absence is known.
+    labels[:, 1], labels[:, 5], labels[labels[:, 3] == 0, 3] = 0, 1, -1
+    scores = np.clip(0.4 * labels + 0.3, 0, 1)
+    tested = scored(
+        classes=tuple("abcdef"), labels=labels, chosen=scores, reference=scores[::-1], thresholds=(0.5,) * 6
+    )
+    told = on_test(tested, {"chosen": {}, "reference": {}}, name="x")
+    assert told["unscored"] == ["b", "d", "f"]
+    assert (len(told["curves"]), told["undrawn"]) == (2, 1)
+    assert [row["name"] for row in told["by_class"]] == list("abcdef")
+    assert [row["chosen_auroc"] is None for row in told["by_class"]] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_subgroups_are_told_from_enough_patients_alone() -> None:

@@ -117,3 +117,12 @@ def test_a_sweep_of_images_refuses_a_network_of_volumes(datasets, toy, tmp_path)
     layout.datasets.symlink_to(datasets)
     with pytest.raises(ParamsError, match="r3d_18 takes volumes, and toy has images"):
         Sweep(params(backbones=("r3d_18",)), layout)
+
+
+def test_a_flattened_head_on_a_network_of_volumes_is_refused_before_any_is_built(layout):
+    wanted = {"heads": ("pooled", "flattened"), "backbones": ("efficientnet_lite0", "r3d_18")}
+    # Cuts are looked for in networks: this one is not asked for yet.
+    with pytest.raises(ParamsError, match="has flattened, and r3d_18 takes volumes: its head is pooled"):
+        Sweep(params(**wanted, cuts=("nowhere",)), layout)
+    # On slices, a backbone of images has one.
+    Sweep(params(**{**wanted, "backbones": ("efficientnet_lite0",)}), layout)

@@ -1,6 +1,7 @@
 """What a sweep leaves beside its tables: predictions of two networks, and what DVC plots."""
 
 import polars as pl
+import pytest
 from sklearn.metrics import confusion_matrix
 
 from tests.release.swept import CLASSES, NAME, Left, leave, predictions
@@ -40,6 +41,33 @@ def test_plots_say_what_the_tables_say(tmp_path) -> None:
     assert trade["val_auroc"][0] == board["val_auroc_mean"][0]
     bins = pl.read_csv(plots / "calibration" / f"{NAME}.csv")
     assert bins["images"].sum() == test.height
+
+
+def test_a_model_is_named_by_all_in_which_models_differ(tmp_path) -> None:
+    layout = leave(tmp_path, Left(seeds=2))
+    whole, epochs = results.read_trials(layout.results), results.read_history(layout.results)
+    new = pl.col("trial_id") + "-more"
+    for factor, value, words in (
+        ("share", 0.1, ("share 1 ", "share 0.1 ")),
+        ("head", "flattened", ("pooled ", "flattened ")),
+        ("recipe", "paper", ("fast ", "paper ")),
+        ("source", "random", ("imagenet ", "random ")),
+    ):
+        changes = (new, pl.lit(value).alias(factor), pl.col("val_auroc") - 0.2)
+        trials = pl.concat([whole, whole.with_columns(*changes)])
+        table = scored.trade_off(trials)
+        assert set(table["model"]) == {
+            f"{one}{model}" for one in words for model in ("ftl", "tf a.0", "ttl a.0", "ttl a.1")
+        }
+        assert table["seeds"].to_list() == [2] * 8
+        gaps = [
+            table.filter(model=f"{words[0]}{one}")["val_auroc"][0]
+            - table.filter(model=f"{words[1]}{one}")["val_auroc"][0]
+            for one in ("ftl", "ttl a.0")
+        ]
+        assert gaps == pytest.approx([0.2, 0.2])
+        lines = scored.curves(trials, pl.concat([epochs, epochs.with_columns(new)]))
+        assert lines.group_by("model", "seed").len()["len"].to_list() == [3] * 16
 
 
 def test_what_is_not_kept_goes(tmp_path) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ttl.data.images import Fit
-from ttl.data.labels import to_array
+from ttl.data.labels import Policy, to_array
 from ttl.errors import DataError
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -57,7 +57,9 @@ class DatasetInfo:
     gives samples by split and class; where images have several labels, `images` gives those by split, and no
     class need be present in one. `notes` are sentences for people: leaks of a published split, what was
     assumed. `fit` is how images of another shape were brought to this one. `given_split` says that the split
-    came with the samples, undrawn.
+    came with the samples, undrawn. `uncertain` is the policy that made up labels of training images; it is
+    `ignore` where none was made up, and None where that is not known, of a dataset packed by an earlier
+    version.
     """
 
     name: str
@@ -72,6 +74,7 @@ class DatasetInfo:
     fit: Fit = "pad"
     images: dict[str, int] | None = None
     given_split: bool = True
+    uncertain: Policy | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

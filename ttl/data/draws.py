@@ -24,8 +24,9 @@ def nested_share(
 
     `labels` are [n], or [n, classes] of 0 and 1 where a sample may have several. For each class in turn, its
     patients come in an order that the seed and their names give; taken are the first of them, whose images
-    come nearest to the share. So, with the same seed, a smaller share lies inside a larger one, and at least
-    one patient of each class is in the smallest. A patient counts for the rarest class that he has.
+    come nearest to the share. So, with the same seed, a smaller share lies inside a larger one. A patient
+    counts for the rarest class that he has. Where all patients of a class count for others, the first of them
+    to come is in every share: none lacks a class.
     """
     names, owner = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
     present = labels == 1 if labels.ndim == 2 else labels[:, None] == np.arange(classes)
@@ -36,12 +37,18 @@ def nested_share(
     place = np.where(has.any(axis=1), has[:, rarest_first].argmax(axis=1), classes)
     sizes = np.bincount(owner, minlength=len(names))
     order = np.argsort([hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in names])
-    taken = np.zeros(len(names), dtype=bool)
+    taken, middle = np.zeros(len(names), dtype=bool), np.zeros(len(names))
     for stratum in np.unique(place):
         members = order[place[order] == stratum]
         reached = np.cumsum(sizes[members])
         count = int(np.abs(reached - share * reached[-1]).argmin()) + 1
         taken[members[:count]] = True
+        # A patient is taken by shares over the middle of his images; the first is by any.
+        middle[members[1:]] = (reached[1:] - sizes[members[1:]] / 2) / reached[-1]
+    for one in np.flatnonzero(has.any(axis=0)):
+        # A larger share has this patient anyhow, so that shares stay nested.
+        having = order[has[order, one]]
+        taken[having[middle[having].argmin()]] = True
     return np.asarray(taken[owner])
 
 

@@ -65,13 +65,16 @@ def pack(
                 labels, patients, hashes, classes=contents.classes, fractions=fractions, seed=seed
             )
         notes = list(split.notes)
+        applied: Policy = "ignore"
         if several:
             notes = [*uncertain_notes(given_labels, contents.classes, contents.uncertain), *notes]
-            chosen = _resolved(given_labels, contents.uncertain)
-            labels = [
+            resolved = _resolved(given_labels, contents.uncertain)
+            chosen = [
                 one if side == "train" else known
-                for one, known, side in zip(chosen, labels, split.names, strict=True)
+                for one, known, side in zip(resolved, labels, split.names, strict=True)
             ]
+            if chosen != labels:
+                applied, labels = contents.uncertain, chosen
         for row, side, label in zip(rows, split.names, labels, strict=True):
             row["split"], row["label"] = side, label
             # Where patients are not known, a patient is an image and its exact copies.
@@ -81,9 +84,9 @@ def pack(
         info = _describe(
             name, contents, splits.count(labels, split.names, classes=contents.classes), tuple(notes)
         )
-        if several:
-            sizes = Counter(split.names)
-            info = dataclasses.replace(info, images={side: sizes[side] for side in SPLITS})
+        sizes = Counter(split.names)
+        images = {side: sizes[side] for side in SPLITS} if several else None
+        info = dataclasses.replace(info, uncertain=applied, images=images)
         text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
         (aside / INFO).write_text(text + "\n", encoding="utf-8")
     return PackedDataset.open(out)
@@ -92,7 +95,7 @@ def pack(
 def _describe(
     name: str, contents: Contents, counts: dict[str, dict[str, int]], notes: tuple[str, ...]
 ) -> DatasetInfo:
-    own = {"name", "counts", "images", "notes"}
+    own = {"name", "counts", "images", "notes", "uncertain"}
     shared = {field.name for field in dataclasses.fields(DatasetInfo)} - own
     return DatasetInfo(
         name=name,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -125,11 +125,12 @@ def _codes(values: Sequence[Hashable]) -> Integers:
     return np.asarray([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def check_classes(labels: Sequence[Label], names: Sequence[str], *, classes: Sequence[str]) -> list[str]:
+def check_classes(labels: ArrayLike, names: Sequence[str], *, classes: Sequence[str]) -> list[str]:
     """Raise `DataError` where a split is empty or lacks a class; for several labels see `check_labels`."""
-    if _several(labels):
-        return check_labels(np.asarray(labels, dtype=np.int64), names, classes=classes)
-    counts = count(labels, names, classes=classes)
+    numbers = np.asarray(labels, dtype=np.int64)
+    if numbers.ndim == 2:
+        return check_labels(numbers, names, classes=classes)
+    counts = count(numbers, names, classes=classes)
     lacking = []
     for split in SPLITS:
         if not any(counts[split].values()):
@@ -196,21 +197,15 @@ def duplicate_notes(labels: Sequence[Label], hashes: Sequence[str]) -> list[str]
     return notes
 
 
-def count(
-    labels: Sequence[Label], names: Sequence[str], *, classes: Sequence[str]
-) -> dict[str, dict[str, int]]:
+def count(labels: ArrayLike, names: Sequence[str], *, classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the samples of each split and class; a sample with several labels counts in each of them."""
-    if _several(labels):
-        return count_labels(np.asarray(labels, dtype=np.int64), names, classes=classes)
+    numbers = np.asarray(labels, dtype=np.int64)
+    if numbers.ndim == 2:
+        return count_labels(numbers, names, classes=classes)
     table = {split: dict.fromkeys(classes, 0) for split in SPLITS}
-    for label, name in zip(labels, names, strict=True):
-        assert isinstance(label, int)
+    for label, name in zip(numbers.tolist(), names, strict=True):
         table[name][classes[label]] += 1
     return table
-
-
-def _several(labels: Sequence[Label]) -> bool:
-    return len(labels) > 0 and isinstance(labels[0], tuple)
 
 
 def _ordered(splits: Sequence[str]) -> list[str]:

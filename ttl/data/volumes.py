@@ -36,7 +36,10 @@ class VolumeAugmentation:
 def draw_volumes(
     count: int, *, crop_scale: float, flip: bool, generator: torch.Generator
 ) -> VolumeAugmentation:
-    """Draw crops of at least `crop_scale` of the volume, sides 3:4 to 4:3, and flips, each for half."""
+    """Draw crops of `crop_scale` or more of the volume, sides 3:4 to 4:3, and flips, each for half.
+
+    Sides are cut at the volume's, so near 1 crops may be smaller than `crop_scale`: at 0.9, down to 0.77.
+    """
     volume = torch.empty(count, 1).uniform_(crop_scale, 1.0, generator=generator)
     bound = math.log(4 / 3) / 2
     aspect = torch.empty(count, AXES).uniform_(-bound, bound, generator=generator)

@@ -14,7 +14,7 @@ import polars as pl
 
 from ttl.evaluation.metrics import decide
 from ttl.evaluation.reliability import reliability
-from ttl.search.results import PLOTS, PREDICTIONS, beside
+from ttl.search.results import PLOTS, PREDICTIONS, beside, factors
 from ttl.search.scores import Predictions
 from ttl.training.runs import COMPLETED
 
@@ -71,7 +71,7 @@ def scored(selection: Mapping[str, Any], predictions: Predictions) -> pl.DataFra
 def curves(trials: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
     """Return a row for each epoch of each completed trial."""
     return (
-        history.join(trials.with_columns(_model().alias("model")), on="trial_id", maintain_order="left")
+        history.join(_named(trials), on="trial_id", maintain_order="left")
         .filter(pl.col("val_auroc").is_finite())
         .select("model", "strategy", "cut", "seed", "epoch", "train_loss", "val_loss", "val_auroc")
     )
@@ -79,9 +79,10 @@ def curves(trials: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
 
 def trade_off(trials: pl.DataFrame) -> pl.DataFrame:
     """Return a row for each model that was completed: its parameters, and means over its seeds."""
-    done = trials.filter((pl.col("status") == COMPLETED) & pl.col("val_auroc").is_finite())
     return (
-        done.group_by(_model().alias("model"), "strategy", "cut", maintain_order=True)
+        _named(trials)
+        .filter(pl.col("val_auroc").is_finite())
+        .group_by("model", "strategy", "cut", maintain_order=True)
         .agg(
             pl.col("params").mean().round().cast(pl.Int64),
             pl.col("macs").mean().round().cast(pl.Int64),
@@ -113,11 +114,16 @@ def calibration(test: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _model() -> pl.Expr:
-    several = pl.concat_str("backbone", "source", separator=", ").n_unique() > 1
-    cut = pl.concat_str("strategy", "cut", separator=" ")
-    short = pl.when(pl.col("strategy") == "ftl").then("strategy").otherwise(cut)
-    return pl.when(several).then(pl.concat_str("backbone", "source", short, separator=" ")).otherwise(short)
+def _named(trials: pl.DataFrame) -> pl.DataFrame:
+    """Return the completed trials and the name of each one's `model`, with the factors that differ."""
+    done = trials.filter(pl.col("status") == COMPLETED)
+    differ, names = factors(done), []
+    for row in done.iter_rows(named=True):
+        values = [(name, row[name]) for name in differ]
+        words = [f"{name} {value:g}" if isinstance(value, float) else str(value) for name, value in values]
+        cut = [] if row["strategy"] == "ftl" else [row["cut"]]
+        names.append(" ".join([*words, row["strategy"], *cut]))
+    return done.with_columns(pl.Series("model", names, dtype=pl.String))
 
 
 def _probabilities(table: pl.DataFrame) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -41,7 +41,7 @@ def divide(trial: Trial, dataset: PackedDataset) -> dict[str, NDArray[np.int64]]
             classes=classes,
             seed=trial.seed,
         )
-        check_classes(labels.tolist(), names.tolist(), classes=classes)
+        check_classes(labels, names.tolist(), classes=classes)
     found = {split: rows[names == split] for split in SPLITS}
     if trial.share < 1:
         train = names == "train"
@@ -57,10 +57,25 @@ def divide(trial: Trial, dataset: PackedDataset) -> dict[str, NDArray[np.int64]]
 
 
 def check_resplit(resplit: Resplit, dataset: PackedDataset) -> None:
-    """Raise `TrialError` where a published, or frozen, test split would be drawn anew."""
-    if resplit == "all" and dataset.info.given_split:
+    """Raise `TrialError` where a published, or frozen, test split would be drawn anew, or made-up labels.
+
+    Made up are uncertain labels of training images, by the policy: on another side, figures would rest on
+    them.
+    """
+    info = dataset.info
+    if resplit == "all" and info.given_split:
         raise TrialError(
-            f"{dataset.info.name} has a test split of its own, which is kept: figures of another could not "
+            f"{info.name} has a test split of its own, which is kept: figures of another could not "
             "be compared with anybody's; take resplit val, which divides training and validation anew. (Of a "
             "dataset packed by an earlier version it is not known: `ttl data prepare` first)"
         )
+    if resplit != "none" and info.task == "multilabel" and info.uncertain != "ignore":
+        reason = (
+            "does not say whether uncertain labels were made up, for an earlier version packed it: "
+            f"`ttl data prepare {info.name}` first"
+            if info.uncertain is None
+            else f"has uncertain labels that `uncertain: {info.uncertain}` made up for training; drawn anew, "
+            "some would stand in validation or test, and figures would rest on them: prepare it with "
+            "`options.uncertain: ignore`"
+        )
+        raise TrialError(f"resplit is {resplit}, and {info.name} {reason}")

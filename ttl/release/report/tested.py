@@ -1,6 +1,6 @@
 """What the page says of the chosen network on the test split: at every threshold, and at its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ MOST_PANELS = 8
 def on_test(tested: Scored, figures: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     """Return the figures and tables of both networks on the test split; `figures` are the selection's."""
     one_answer = not tested.multilabel
+    numbers = [1] if tested.binary else list(range(len(tested.classes)))
+    scored = [number for number in numbers if _can_be_scored(tested, number)]
     return {
         "same": tested.same,
         "images": len(tested.samples),
@@ -32,8 +34,9 @@ def on_test(tested: Scored, figures: Mapping[str, Any], *, name: str) -> dict[st
         "seed": figures["chosen"].get("seed"),
         "finding": tested.classes[1] if tested.binary else "",
         "ece": {role: figures[role].get("test", {}).get("ece") for role in ("chosen", "reference")},
-        "curves": _curves(tested, name),
-        "undrawn": max(0, len(tested.classes) - MOST_PANELS) if not tested.binary else 0,
+        "curves": _curves(tested, scored[:MOST_PANELS], name),
+        "undrawn": len(scored[MOST_PANELS:]),
+        "unscored": [tested.classes[number] for number in numbers if number not in scored],
         "calibration": Markup(_calibration(tested, name)),
         "rows": matrix(tested.labels, tested.predicted, tested.classes) if one_answer else [],
         "classes": tested.classes,
@@ -41,13 +44,15 @@ def on_test(tested: Scored, figures: Mapping[str, Any], *, name: str) -> dict[st
     }
 
 
-def _curves(tested: Scored, name: str) -> list[Markup]:
-    numbers = [1] if tested.binary else range(len(tested.classes))
+def _can_be_scored(tested: Scored, number: int) -> bool:
+    found, known = tested.found(number)
+    return _both(found[known])
+
+
+def _curves(tested: Scored, numbers: Sequence[int], name: str) -> list[Markup]:
     drawn = []
-    for number in list(numbers)[:MOST_PANELS]:
+    for number in numbers:
         found, known = tested.found(number)
-        if not _both(found[known]):
-            continue
         shown = lines(tested, number, known)
         title = tested.classes[number]
         drawn.append(Markup(operating.roc(found[known], shown, name=f"{name}-roc-{number}", title=title)))
