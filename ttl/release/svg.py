@@ -134,13 +134,18 @@ def finish(figure: Figure, *, name: str, label: str, tips: dict[str, str] | None
         text = text.replace(f'<g id="{identity}">', f'<g id="{identity}"><title>{escape(tip)}</title>', 1)
     text = _own_ids(text, name)
     text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", _page_font(text))
-    text = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", text)
+    # Of coordinates alone: what is written in the figure stays as it is.
+    text = re.sub(r"<[^>]*>", lambda tag: _rounded(tag[0]), text)
     for variable, (light, _) in variables().items():
         text = text.replace(light, f"var({variable}, {light})")
     text = text.replace(INK, "currentColor")
     box = re.search(r'viewBox="[^"]*"', text)
     root = f'<svg role="img" aria-label="{escape(label, quote=True)}" {box.group() if box else ""}>'
     return re.sub(r"<svg[^>]*>", lambda _: root, text, count=1).strip()
+
+
+def _rounded(tag: str) -> str:
+    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)
 
 
 def standalone(element: str) -> str:
