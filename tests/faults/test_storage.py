@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import SMALL, api, check_store, check_whole, leaderboard
@@ -19,6 +20,8 @@ SAID = {
     "truncate": "does not answer",
 }
 
+
+LEAST_SECONDS = {"silent": 30}
 
 PULL = """
 from pathlib import Path
@@ -66,11 +69,13 @@ def test_storage_that_fails_for_a_while(kind, stack, undisturbed, small, address
         until(lambda: next((small.folder / "runs").glob(".partial/*/checkpoint-*.pt"), None), 90, "training")
         # It lasts until it is said, or the sweep has ended without a word.
         with proxy.fault(kind):
+            began = time.monotonic()
             lines = []
             for line in process.stdout:
                 lines.append(line)
                 if SAID[kind] in line:
                     break
+            until(lambda: time.monotonic() - began > LEAST_SECONDS.get(kind, 0), 60, "long enough")
         output = "".join(lines) + process.communicate(timeout=200)[0]
     told.lines += [(f"S3: {kind}", line) for line in output.splitlines() if "answer" in line]
     assert SAID[kind] in output
