@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.release.sweeps import trials as made_trials
 from ttl import cli
 from ttl.cli import app
 
@@ -57,6 +58,18 @@ def test_tables_of_a_sweep_that_has_not_been_run_say_what_makes_them(command, tm
     with pytest.raises(SystemExit):
         cli.main()
     assert "`ttl sweep` (or `dvc repro`) makes it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_dataset_that_the_last_sweep_has_not_is_no_empty_table(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").mkdir()
+    made_trials(seeds=1).write_parquet(tmp_path / "results" / "trials.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ttl", "leaderboard", "--dataset", "pneumonai"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the last sweep has no dataset 'pneumonai' (it has: pneumonia); run `ttl sweep`" in said
 
 
 def test_every_command_of_the_readme_exists():

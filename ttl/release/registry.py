@@ -166,8 +166,8 @@ def find(name: str, *, repo: Path) -> Release:
     releases = [known for known in models(repo=root) if known.dataset == dataset]
     if not match or not releases:
         raise ReleaseError(
-            f"no release is called {name!r} in {root}; `ttl models` lists the releases, and a model that is "
-            f"not released is named by its folder, such as {MODELS}/{dataset}"
+            f"no release is called {name!r} in {root}, nor is there such a folder; `ttl models` lists the "
+            f"releases, and a model that is not released is named by its folder, {MODELS}/<dataset>"
         )
     if match["version"]:
         wanted = _parse_version(match["version"])
