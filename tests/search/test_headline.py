@@ -109,8 +109,11 @@ def test_a_method_that_is_better_is_found_so_and_one_that_is_not_is_not():
 def test_what_is_missing_is_said():
     rows = table(*swept())
     assert rows["TF-1"].cut is None
-    assert rows["TF-1"].notes == (
-        "TF-1 is the best stage cut, and there is none that was trained with every seed",
+    assert rows["TF-1"].notes == rows["TF-2"].notes == ("TF is missing: the sweep has no tf",)
+    trials, predictions = swept()
+    parts = table(trials.filter(~((pl.col("strategy") == "ttl") & (pl.col("seed") == 0))), predictions)
+    assert parts["TTL-1"].notes == (
+        "TTL-1 is the best stage cut, and there is none that was trained with every seed",
     )
     stages = table(*swept(cuts=STAGES), ledger=book(("stage",)))
     assert stages["TTL-1"].cut == "s1"

@@ -134,7 +134,12 @@ def _cuts(strategy: str, table: pl.DataFrame, book: pl.DataFrame, seeds: tuple[i
     first = _row(f"{names}-1", strategy, coarse)
     best = first.cut
     if best is None:
-        why = f"{names}-1 is the best stage cut, and there is none that was trained with every seed"
+        swept = not table.filter(strategy=strategy).is_empty()
+        why = (
+            f"{names}-1 is the best stage cut, and there is none that was trained with every seed"
+            if swept
+            else f"{names} is missing: the sweep has no {strategy}"
+        )
         return replace(first, notes=(why,)), Row(method=f"{names}-2", strategy=strategy, notes=(why,))
     first = _left_out(first, coarse, wanted, "stage")
     second = replace(first, method=f"{names}-2", notes=())
