@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from ttl.cli.shared import Json, console, escaped, show
-from ttl.errors import SearchError
 
 # Polars, scikit-learn and rich's tables take a second to import: each command imports what it needs.
 # ruff: noqa: PLC0415
@@ -35,11 +34,8 @@ def paper(
     trials, ledger = results.read_trials(layout.results), results.read_ledger(layout.results)
     entries = results.read_entries(layout.results)
     swept = trials.select("dataset", "backbone").unique(maintain_order=True)
-    for name, wanted in (("dataset", dataset), ("backbone", backbone)):
-        for one in wanted or ():
-            if one not in swept[name].to_list():
-                known = ", ".join(sorted(set(swept[name])))
-                raise SearchError(f"the last sweep has no {name} {one!r} (it has: {known}); run `ttl sweep`")
+    results.check_known(trials, "dataset", dataset)
+    results.check_known(trials, "backbone", backbone)
     found: list[dict[str, Any]] = []
     texts: dict[str, list[str]] = {"markdown": [], "latex": []}
     for which, net in swept.iter_rows():

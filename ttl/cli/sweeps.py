@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from ttl.cli.shared import Json, console, show
-from ttl.errors import ParamsError, SearchError
+from ttl.errors import ParamsError
 
 # Torch, timm and Prefect take seconds to import: each command imports what it needs.
 # ruff: noqa: PLC0415
@@ -111,18 +111,14 @@ def leaderboard(
     from ttl.search import results
 
     folder = Layout(root=Path.cwd()).results
-    board = results.leaderboard(results.read_trials(folder))
+    trials = results.read_trials(folder)
+    results.check_known(trials, "dataset", dataset)
+    board = results.leaderboard(trials)
     if dataset:
-        known = sorted(board["dataset"].unique())
-        if unknown := [name for name in dataset if name not in known]:
-            there = ", ".join(known)
-            raise SearchError(
-                f"the last sweep has no dataset {unknown[0]!r} (it has: {there}); run `ttl sweep`"
-            )
         board = board.filter(pl.col("dataset").is_in(dataset))
     if as_json:
-        about = results.read_entries(folder)
-        rows = [{**row, "synthetic": about[row["dataset"]]["data"]["synthetic"]} for row in board.to_dicts()]
+        known = results.read_entries(folder)
+        rows = [{**row, "synthetic": known[row["dataset"]]["data"]["synthetic"]} for row in board.to_dicts()]
         show(rows, None, as_json)
     else:
         tables.print_leaderboard(console, board, results.read_entries(folder))

@@ -17,7 +17,7 @@ from ttl.errors import SearchError
 from ttl.evaluation.paired import Tested, holm
 from ttl.evaluation.statistics import Interval
 from ttl.search.contrast import contrasts
-from ttl.search.results import CONDITION, settled
+from ttl.search.results import CONDITION, alike, settled
 from ttl.search.scores import Predictions
 from ttl.search.space import between
 from ttl.training.runs import COMPLETED
@@ -103,11 +103,7 @@ def headline(
             f"{backbone} was trained on {dataset} under {len(known)} conditions; say which is meant"
         )
     wanted = known[0] if condition is None else condition
-    table = settled(trials).filter(
-        pl.col("dataset") == dataset,
-        pl.col("backbone") == backbone,
-        *[pl.col(name).eq_missing(pl.lit(wanted[name])) for name in CONDITION],
-    )
+    table = alike(trials.filter(dataset=dataset, backbone=backbone), wanted)
     book = ledger.filter(dataset=dataset, backbone=backbone)
     seeds = tuple(sorted(table["seed"].unique().to_list()))
     rows = {"FTL": _row("FTL", "ftl", _done(table, "ftl", ["full"], seeds))}

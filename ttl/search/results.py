@@ -1,6 +1,7 @@
 """Results of a sweep as tables: one row a trial, one row a model (mean and deviation over its seeds)."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -157,7 +158,12 @@ def side_by_side(trials: pl.DataFrame, selected: str | None = None) -> pl.DataFr
     if done.is_empty():
         return known
     first = done.row(0, named=True)
-    return known.filter(pl.col(name).eq_missing(pl.lit(first[name])) for name in CONDITION)
+    return alike(known, first)
+
+
+def alike(trials: pl.DataFrame, condition: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the trials of one condition, which a mapping gives under the names of `CONDITION`."""
+    return settled(trials).filter(pl.col(name).eq_missing(pl.lit(condition[name])) for name in CONDITION)
 
 
 def why_no_release(trials: pl.DataFrame) -> str:
@@ -169,6 +175,16 @@ def why_no_release(trials: pl.DataFrame) -> str:
         if resplit
         else "all were trained on a share of the data: they are compared, and a model for use needs all of it"
     )
+
+
+def check_known(trials: pl.DataFrame, column: str, wanted: Sequence[str] | None) -> None:
+    """Raise `SearchError` for a name that is wanted, and that no trial has in this column."""
+    known = sorted(trials[column].unique())
+    for one in wanted or ():
+        if one not in known:
+            raise SearchError(
+                f"the last sweep has no {column} {one!r} (it has: {', '.join(known)}); run `ttl sweep`"
+            )
 
 
 def factors(table: pl.DataFrame) -> list[str]:
