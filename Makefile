@@ -26,7 +26,6 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: install ## the whole pipeline on synthetic images: prepare, sweep, select, report
 	dvc repro
-	ttl leaderboard
 	@echo "model:  models/phantom/    card: models/phantom/card.md"
 	@echo "report: reports/index.html"
 
@@ -68,4 +67,4 @@ lock: install ## resolve requirements.lock anew
 	  --no-annotate --python-version 3.11 --quiet --output-file requirements.lock
 
 clean: ## remove what the pipeline has made, but neither .venv nor DVC's cache
-	rm -rf data/packed runs results models reports analysis logs
+	rm -rf data/packed runs results models reports logs

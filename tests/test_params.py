@@ -32,6 +32,7 @@ GOOD = "prepare: {toy: {source: phantom, input: x}}\n"
         ("sweep: {resplit: test}", "it must be one of: none, val, all"),
         ("sweep: {slots: 0}", "slots is 0; it must be at least 1"),
         ("sweep: [", "not valid YAML"),
+        ("sweep: {seeds: [0]}\nprepare: {}", 'params.yaml, line 3: found duplicate key "prepare"'),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(text, words, tmp_path):

@@ -35,8 +35,8 @@ class Layout:
 
     @property
     def analysis(self) -> Path:
-        """What was looked at in trained networks, a folder a dataset."""
-        return self.root / "analysis"
+        """What was looked at in trained networks, a folder a dataset; DVC keeps it with the tables."""
+        return self.results / "analysis"
 
     @property
     def logs(self) -> Path:

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ttl.data.fields import build
+from ttl.data.fields import build, parse
 from ttl.data.spec import DatasetSpec
 from ttl.errors import ParamsError
 from ttl.intake.spec import IntakeSpec
@@ -170,11 +168,9 @@ def load_params(path: Path = FILE, overrides: Mapping[str, Any] | None = None) -
     Raises `ParamsError` naming the setting and its value.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = parse(path.read_text(encoding="utf-8"), where=str(path)) or {}
     except FileNotFoundError as error:
         raise ParamsError(f"{path.absolute()} does not exist; run ttl in the project's folder") from error
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise ParamsError(f"{path} holds {type(values).__name__}; it must be a mapping of sections")
     unknown = sorted(set(values) - {"prepare", "intake", "sweep", "selection"})

@@ -158,6 +158,7 @@ def predictions(rows: Sequence[Row]) -> Table:
 def attention(values: Row) -> Table:
     """Return the table of `ttl attention`: where the best network of each strategy looks."""
     target = values["target"] or "each image's own class"
+    of = f"images with {target}" if values["target"] else "images"
     columns = ("strategy", "cut", "map of", "grid", "area", "on common grid", "less ftl", "random", "signed")
     table = _table(*columns, "", title=f"{values['dataset']} {values['backbone']}: what speaks for {target}")
     for name, one in values["strategies"].items():
@@ -173,11 +174,11 @@ def attention(values: Row) -> Table:
                 "–" if one[kind] is None else f"{one[kind]:.2f}"
                 for kind in ("absolute_rank_correlation", "rank_correlation")
             ],
-            "[red]explains nothing[/]" if one["explains"] is False else "",
+            {False: "[red]explains nothing[/]", None: "not judged", True: ""}[one["explains"]],
         )
     table.caption = (
         f"area: share of the image above half of the map's maximum, mean of {values['measured_images']} "
-        "images; random: rank correlation with the maps of random weights, mean magnitude (from "
+        f"{of}; random: rank correlation with the maps of random weights, mean magnitude (from "
         f"{values['unchanged_from']} on the maps explain nothing) and signed mean"
     )
     return table

@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, log_loss, recall_score, roc
 from ttl.errors import DataError
 from ttl.evaluation import labels as several
 from ttl.evaluation import statistics
+from ttl.evaluation.metrics import calibration_gap
 from ttl.evaluation.scoring import ONE_CLASS, SEVERAL_LABELS, scoring_of
 
 METRICS = ("auroc", "auprc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "ece")
@@ -76,7 +77,7 @@ def test_each_label_has_its_own_youden_threshold():
 def test_calibration_of_a_label_by_hand():
     # Ten at 0.2 of which four are present: a gap of 0.2. Ten at 0.9, all present: 0.1.
     positive = np.array([True] * 4 + [False] * 6 + [True] * 10)
-    assert several.calibration_gap(positive, np.repeat([0.2, 0.9], 10)) == pytest.approx(0.15)
+    assert calibration_gap(positive, np.repeat([0.2, 0.9], 10)) == pytest.approx(0.15)
 
 
 def test_weighted_loss_is_scikit_learns_with_weights():

@@ -9,9 +9,9 @@ from ttl.evaluation.reliability import binned, reliability
 
 def test_bins_have_the_means_of_what_lies_in_them() -> None:
     found = np.array([False, True, True, False])
-    bins = binned(found, np.array([0.05, 0.15, 0.19, 1.0]))
+    bins = binned(found, np.array([0.1, 0.15, 0.2, 1.0]))
     assert [one.images for one in bins] == [1, 2, 0, 0, 0, 0, 0, 0, 0, 1]
-    assert (bins[1].predicted, bins[1].found) == (pytest.approx(0.17), 1.0)
+    assert (bins[1].predicted, bins[1].found) == (pytest.approx(0.175), 1.0)
     assert (bins[2].predicted, bins[2].found) == (None, None)
     assert (bins[9].predicted, bins[9].found, bins[9].high) == (1.0, 0.0, 1.0)
 

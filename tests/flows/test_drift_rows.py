@@ -31,4 +31,4 @@ def test_with_a_champion_that_cannot_be_fetched_drift_is_not_told(tmp_path, monk
     (layout.root / ".dvc").mkdir()
     (row,) = drift_rows("toy", layout, drops, own=False)
     assert (row["drop"], row["drifted"]) == ("north/first", "not told")
-    assert "has sent nothing before" not in row["views"], "the champion was not looked for"
+    assert "had sent nothing before" not in row["views"], "the champion was not looked for"

@@ -279,6 +279,8 @@ def test_names_are_resolved_or_refused():
         resolve("resnet18", "layer9")
     with pytest.raises(ModelError, match=r"no model called 'resnet5000'.*resnet"):
         create("resnet5000")
+    with pytest.raises(ModelError, match=r"no model called 'resnet5'.*resnet50"):
+        create("resnet5")
     with pytest.raises(ModelError, match="nothing of resnet18 lies above layer4: ttl there is ftl"):
         build_network(spec("resnet18", "ttl", "layer4"))
     with pytest.raises(ModelError, match="no strategy is called 'xyz'"):

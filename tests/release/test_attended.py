@@ -34,7 +34,7 @@ CUTS = {"ftl": "full", "lwft": "blocks.2", "tf": "blocks.2", "ttl": "blocks.3"}
 
 @pytest.fixture(scope="module")
 def project(datasets, toy, tmp_path_factory):
-    """A folder as a sweep leaves it, of networks that nobody has trained. Read it, save for `analysis/`."""
+    """A folder as a sweep leaves it, of networks that nobody has trained. Read it, save for its analysis."""
     layout = Layout(root=tmp_path_factory.mktemp("project"))
     layout.datasets.parent.mkdir()
     layout.datasets.symlink_to(datasets)
@@ -208,7 +208,7 @@ def test_networks_of_splits_of_their_own_are_not_shown(project, tmp_path, monkey
     said = str(result.exception)
     assert "no trial of toy with efficientnet_lite0 was completed on the dataset's own split" in said
     assert "run `ttl sweep` without `--resplit`" in said
-    assert not (tmp_path / "analysis").exists()
+    assert not layout.analysis.exists()
 
 
 FOUND = {
@@ -217,6 +217,7 @@ FOUND = {
     "layer": "blocks.6",
     "image_size": 64,
     "empty": 0,
+    "less_ftl": {},
     "rank_correlation": 0.1,
     "absolute_rank_correlation": 0.2,
     "explains": True,
@@ -235,6 +236,24 @@ def test_a_map_is_judged_by_magnitudes_where_there_are_positions_enough(absolute
     assert found["explains"] is explains
     assert found["rank_correlation"] == found["cascade"][-1]["correlation"] == 0.05
     assert found["absolute_rank_correlation"] == pytest.approx(absolute, nan_ok=True)
+
+
+def test_a_difference_is_over_the_images_that_both_have_maps_of():
+    row = dict.fromkeys(results.TRIALS_SCHEMA, 0)
+    random = Randomised(part="everything", correlation=0.05, absolute=0.1, vanished=0.0)
+    half = np.ones((3, 4, 4), dtype=np.float32)
+    half[:, 2:] = 0
+    half[0] = 0
+    raw = {"ftl": half, "ttl": np.ones((3, 4, 4), dtype=np.float32)}
+    measured = {
+        name: Measured(row=row, layer="blocks.3", maps=Maps(raw=maps, size=64), cascade=[random])
+        for name, maps in raw.items()
+    }
+    found = figures(measured, np.array(["a", "b", "c"]))
+    assert found["ftl"]["empty"] == 1
+    assert found["ttl"]["less_ftl"]["area"]["images"] == 2
+    gap = found["ttl"]["area"] - found["ftl"]["area"]
+    assert found["ttl"]["less_ftl"]["area"]["value"] == pytest.approx(gap)
 
 
 class TestNotes:
@@ -277,6 +296,9 @@ class TestNotes:
 
     def test_what_is_empty_or_lacking_is_said(self):
         assert "ttl: 3 of 96 maps are empty" in self.told(empty=3)
+        both = self.told(less_ftl={"area": {"value": 0.1, "images": 90}})
+        assert "ttl: the difference from ftl is over the 90 of 96 images of which both have a map." in both
+        assert not self.told(less_ftl={"area": {"value": 0.1, "images": 96}})
         assert "tf is not shown: no trial" in self.told(missing={"tf": "no trial"})
         assert "do ftl and ttl disagree" in self.told(asked=4, kinds=["correct"] * 3 + ["error"])
         assert "No strategy errs" in self.told(asked=4, kinds=["correct"] * 3 + ["disagreement"])

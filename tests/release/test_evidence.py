@@ -23,7 +23,7 @@ from ttl.release.evidence import Evidence, reliability, write_evidence
 from ttl.release.evidence_files import evidence_sha256
 from ttl.release.gate import Verdict, judge
 from ttl.release.gate_rule import Both, GateRule, RuleVersion
-from ttl.release.scores import Comparison, Scores
+from ttl.release.head_to_head import Comparison, HeadToHead
 from ttl.release.testsets import score_tests
 from ttl.release.watch import Watched
 from ttl.search.results import LEDGER, LEDGER_SCHEMA
@@ -348,7 +348,7 @@ def test_the_json_is_json(trained: Trained, exported: Path, tmp_path: Path) -> N
 
 def test_reliability_is_what_was_found_where_so_much_was_predicted() -> None:
     second = np.array([0.05, 0.15, 0.35, 0.5, 0.55, 1.0])
-    scores = Scores(
+    scores = HeadToHead(
         labels=np.array([0, 1, 0, 1, 1, 1]),
         patients=np.array(list("abcdef")),
         groups={},

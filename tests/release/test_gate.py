@@ -11,7 +11,7 @@ from ttl.evaluation.metrics import Probabilities
 from ttl.evaluation.statistics import Interval, assured, metrics_at, paired_difference
 from ttl.release.gate import ASSURED, Changed, Verdict, judge
 from ttl.release.gate_rule import Both, Drift, GateRule, Subgroups
-from ttl.release.scores import Comparison, Scores, TestName, compare, together
+from ttl.release.head_to_head import Comparison, HeadToHead, TestName, compare, together
 
 RULE = GateRule(resamples=200)
 
@@ -22,7 +22,7 @@ def shift(auroc: float) -> float:
 
 
 def binary(scores: NDArray[np.float64]) -> Probabilities:
-    """Scores as probabilities; 0 is where a threshold of 0.5 lies."""
+    """HeadToHead as probabilities; 0 is where a threshold of 0.5 lies."""
     second = norm.cdf(scores)
     return np.stack([1 - second, second], axis=1)
 
@@ -41,7 +41,7 @@ def draw(
     films: int = 1,
     name: str = "p",
     **groups: str,
-) -> Scores:
+) -> HeadToHead:
     """So many patients of each class, each with so many images, and models of these AUROCs.
 
     `shared` is the share of variance that both models' scores have in common.
@@ -53,7 +53,7 @@ def draw(
         own = np.sqrt(1 - shared) * rng.normal(size=len(labels))
         return binary(common + own + shift(auroc) * (labels - 0.5))
 
-    return Scores(
+    return HeadToHead(
         labels=labels,
         patients=np.repeat([f"{name}{number}" for number in range(2 * patients)], films),
         groups={kind: np.full(len(labels), groups.get(kind, "")) for kind in ("site", "year")},
@@ -66,8 +66,8 @@ def draw(
 
 def exact(
     ours: list[float], theirs: list[float] | None, labels: list[int], patients: list[str] | None = None
-) -> Scores:
-    return Scores(
+) -> HeadToHead:
+    return HeadToHead(
         labels=np.array(labels),
         patients=np.array(patients or [f"p{number}" for number in range(len(labels))]),
         groups={kind: np.full(len(labels), "") for kind in ("site", "year")},
@@ -78,7 +78,7 @@ def exact(
     )
 
 
-def pair(seed: int = 0, patients: int = 150, **changes: object) -> dict[TestName, Scores]:
+def pair(seed: int = 0, patients: int = 150, **changes: object) -> dict[TestName, HeadToHead]:
     """Two test sets; changes of the rolling one are given as `rolling`."""
     rng = np.random.default_rng(seed)
     rolling: Mapping = changes.pop("rolling", {})  # type: ignore[assignment]
@@ -128,7 +128,7 @@ def test_a_first_model_without_an_interval_is_held_and_not_rejected() -> None:
     rng = np.random.default_rng(0)
     labels = [0] * 8 + [1, 2, 3, 4, 5, 6, 7] * 2
     probabilities = rng.dirichlet(np.ones(8), size=len(labels))
-    scores = Scores(
+    scores = HeadToHead(
         labels=np.array(labels),
         patients=np.array([f"p{number}" for number in range(len(labels))]),
         groups={kind: np.full(len(labels), "") for kind in ("site", "year")},
@@ -159,7 +159,7 @@ def test_an_equal_challenger_is_proposed_and_the_figures_are_the_plain_ones() ->
 @pytest.mark.parametrize("worse", ["frozen", "rolling"])
 def test_a_challenger_that_is_surely_worse_on_either_set_is_rejected(worse: str) -> None:
     rng = np.random.default_rng(2)
-    sets: dict[TestName, Scores] = {
+    sets: dict[TestName, HeadToHead] = {
         name: draw(rng, 300, name=name, champion=0.95, challenger=0.8 if name == worse else 0.95, shared=0.95)
         for name in ("frozen", "rolling")
     }
@@ -173,7 +173,7 @@ def test_a_challenger_that_is_surely_worse_on_either_set_is_rejected(worse: str)
 def test_a_challenger_that_may_be_worse_is_held(worse: str) -> None:
     """So few patients that the interval holds both no loss and more than the margin."""
     rng = np.random.default_rng(3)
-    sets: dict[TestName, Scores] = {
+    sets: dict[TestName, HeadToHead] = {
         name: draw(rng, 25 if name == worse else 400, name=name, shared=0.5 if name == worse else 0.97)
         for name in ("frozen", "rolling")
     }
@@ -273,12 +273,12 @@ def test_sensitivity_that_may_be_lower_holds_nothing() -> None:
 
 def test_many_classes_are_judged_by_auroc_alone() -> None:
     rng = np.random.default_rng(5)
-    sets: dict[TestName, Scores] = {}
+    sets: dict[TestName, HeadToHead] = {}
     for name in ("frozen", "rolling"):
         labels = np.tile(np.arange(3), 100)
         logits = rng.normal(size=(300, 3)) + 3 * np.eye(3)[labels]
         whole = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        sets[name] = Scores(
+        sets[name] = HeadToHead(
             labels=labels,
             patients=np.array([f"{name}{number}" for number in range(300)]),
             groups={kind: np.full(300, "") for kind in ("site", "year")},
@@ -307,7 +307,7 @@ def test_a_subgroup_that_is_surely_worse_rejects_what_is_no_worse_on_the_whole()
     bad = [
         draw(rng, 30, champion=0.95, challenger=0.7, shared=0.95, name=f"b{n}", site="south") for n in (0, 1)
     ]
-    sets: dict[TestName, Scores] = {
+    sets: dict[TestName, HeadToHead] = {
         "frozen": together([good[0], bad[0]]),
         "rolling": together([good[1], bad[1]]),
     }
@@ -463,7 +463,7 @@ def test_patients_are_resampled_and_not_images() -> None:
     """Ten copies of every image say nothing new; as patients of their own they would."""
     rng = np.random.default_rng(11)
     once = draw(rng, 40, shared=0.5)
-    many = Scores(
+    many = HeadToHead(
         labels=np.repeat(once.labels, 10),
         patients=np.repeat(once.patients, 10),
         groups={kind: np.repeat(values, 10) for kind, values in once.groups.items()},
@@ -474,7 +474,7 @@ def test_patients_are_resampled_and_not_images() -> None:
     )
     apart = dataclasses.replace(many, patients=np.array([f"p{n}" for n in range(len(many.labels))]))
 
-    def difference(scores: Scores) -> Interval:
+    def difference(scores: HeadToHead) -> Interval:
         (found,) = compare(RULE, "here", scores, metrics=("auroc",))
         assert found.difference is not None
         return found.difference
@@ -533,13 +533,13 @@ def test_a_challenger_worse_by_just_the_margin_is_seldom_proposed() -> None:
         subgroups=Subgroups(by=(), loss=0.4),
     )
 
-    def at_the_margin(rng: np.random.Generator) -> dict[TestName, Scores]:
+    def at_the_margin(rng: np.random.Generator) -> dict[TestName, HeadToHead]:
         return {
             "frozen": draw(rng, 60, champion=0.9, challenger=0.88, shared=0.8, name="f"),
             "rolling": draw(rng, 15, champion=0.9, challenger=0.9, shared=0.95, name="r"),
         }
 
-    def better(rng: np.random.Generator) -> dict[TestName, Scores]:
+    def better(rng: np.random.Generator) -> dict[TestName, HeadToHead]:
         return {
             "frozen": draw(rng, 60, champion=0.9, challenger=0.94, shared=0.8, name="f"),
             "rolling": draw(rng, 15, champion=0.9, challenger=0.94, shared=0.95, name="r"),

@@ -88,6 +88,7 @@ def test_our_rule_is_read_and_says_what_the_code_says() -> None:
         ("[1, 2]", r"gate is \[1, 2\]; it must be a mapping"),
         ("false", r"gate is False; it must be a mapping"),
         ("margin: {", "is not valid YAML"),
+        ("margin: 0.01\nmargin: 0.1", r'gate\.yaml, line 2: found duplicate key "margin"'),
     ],
 )
 def test_what_makes_no_rule_is_refused_with_its_value(tmp_path: Path, text: str, message: str) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.release.sweeps import LITE0
 from tests.release.sweeps import trials as made_trials
+from ttl.release.choice import best_trials
 from ttl.release.report import analysis
 
 NET = "efficientnet_lite0"
@@ -17,7 +18,7 @@ NET = "efficientnet_lite0"
 
 def sweep(seeds: int = 1) -> pl.DataFrame:
     """Return a sweep in which one TTL trial has the name of its stage's last block, and another failed."""
-    table = made_trials(seeds=seeds)
+    table = made_trials(dataset="films", seeds=seeds)
     ttl = pl.col("strategy") == "ttl"
     block, lost = ttl & (pl.col("cut") == "blocks.1"), ttl & (pl.col("cut") == "blocks.4")
     return table.with_columns(
@@ -47,10 +48,12 @@ def leave(folder: Path, *, trials: pl.DataFrame | None = None, revision: str = "
         network = {"trial_ids": there} if there else None
         backbone["layers"].append({"layer": last, "stage": stage, "network": network})
     (folder / "similarity.json").write_text(json.dumps({**about, "backbones": [backbone]}))
+    best, _ = best_trials(table, {}, dataset="films", backbone=NET)
     (folder / "similarity.svg").write_text('<svg viewBox="0 0 640 450" xmlns="http://www.w3.org/2000/svg"/>')
     values = {
         **about,
-        "strategies": {"ftl": {"trial_id": trial}},
+        "backbone": NET,
+        "strategies": {strategy: {"trial_id": row["trial_id"]} for strategy, row in best.items()},
         "notes": ["empty maps"],
         "alt": "Maps of 3",
     }
@@ -65,9 +68,9 @@ def transferability(folder: Path, **changes: Any) -> analysis.Looked:
 
 
 def sheet(folder: Path, **changes: Any) -> analysis.Looked:
-    values = {"pictures": True, "private": "not mailed", "widest": 150, "trials": sweep(), "revision": "r"}
-    values |= changes
-    return analysis.attention(folder, **{**values, "trials": values["trials"]["trial_id"].to_list()})
+    values = {"pictures": True, "private": "not mailed", "widest": 150, "trials": sweep()}
+    entry = {"data": {"revision": changes.pop("revision", "r")}}
+    return analysis.attention(folder, **{**values, "entry": entry, **changes})
 
 
 def test_figures_of_this_sweep_are_shown_with_their_words(tmp_path: Path) -> None:
@@ -119,6 +122,18 @@ def test_a_figure_that_lacks_trials_of_this_sweep_or_has_others_is_not_shown(tmp
     assert f"is of other networks of {NET} than this sweep's; `ttl similarity`" in found.missing
     resplit = three.with_columns(resplit=pl.lit("all"))
     assert f"no whole network of {NET}" in transferability(tmp_path / "three", trials=resplit).missing
+
+
+def test_a_sheet_of_networks_that_are_not_the_best_now_is_not_shown(tmp_path: Path) -> None:
+    folder = leave(tmp_path / "films")
+    [worst] = ids(sweep().filter(strategy="lwft").sort("val_auroc").head(1), "lwft", *LITE0)
+    better = pl.when(trial_id=worst).then(pl.lit(0.9999)).otherwise("val_auroc")
+    assert not sheet(folder).missing
+    found = sheet(folder, trials=sweep().with_columns(better.alias("val_auroc")))
+    assert found.missing == (
+        "What was looked at is of other networks than the best of this sweep; `ttl attention` looks again."
+    )
+    assert not found.picture
 
 
 def test_another_condition_that_this_sweep_would_look_at_is_another_figure(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from tests.release.swept import CLASSES, Left, labels_of, leave, predictions
 from ttl.release.report import operating
 from ttl.release.report.confusion import matrix
+from ttl.release.report.differences import Difference, differences
 from ttl.release.report.images import examples, open_dataset
 from ttl.release.report.mistakes import mistakes
 from ttl.release.report.pictures import document, sheet, thumbnail
@@ -20,6 +21,7 @@ from ttl.release.report.roles import CHOSEN, Line, lines
 from ttl.release.report.scores import Scored
 from ttl.release.report.search import course
 from ttl.release.report.subgroups import groups_of, subgroups
+from ttl.release.report.tables import KEYS, model_of
 from ttl.release.report.tested import on_test
 from ttl.search.results import LEDGER_SCHEMA
 
@@ -234,3 +236,15 @@ def test_the_search_shows_every_model_and_why() -> None:
     assert "1 to the end, 1 in part, 1 never" in text
     assert "<title>ttl a.0: no &lt;hope&gt;</title>" in text
     assert len(re.findall(r"2/6 in part|6/6 to the end|>never<", text)) == 3
+
+
+def test_an_interval_beyond_the_axis_ends_in_an_arrow() -> None:
+    """The axis ends at twelve margins: a network that learnt nothing would squeeze all others together."""
+
+    def drawn(low: float) -> int:
+        model = model_of(dict(zip(KEYS, ("net", "imagenet", "ttl", "layer1", *ORDINARY), strict=True)))
+        row = Difference(model=model, params=10, value=0.0, low=low, high=0.01)
+        text = differences([row], margin=0.01, chosen=None, reference=None, name="gap")
+        return len(re.findall(r"<use [^>]*fill: var\(--fig-ttl", text))
+
+    assert [drawn(low) for low in (-0.02, -0.121, -0.5)] == [1, 1, 2]

@@ -279,21 +279,21 @@ def test_the_command_prints_and_writes(made, monkeypatch):
     monkeypatch.chdir(made.root)
     result = CliRunner().invoke(app, ["similarity", "--json", "--images", "9"], catch_exceptions=False)
     (one,) = json.loads(result.output)
-    assert one["folder"] == f"analysis/{NAME}"
+    assert one["folder"] == f"results/analysis/{NAME}"
     assert [line["layer"] for line in one["summary"]][-1] == "layer4.0"
     assert one["summary"][0]["svcca_finetuned"] == pytest.approx(1, abs=1e-6)
     assert one["summary"][2]["val_auroc"] == pytest.approx(0.85)
-    assert {path.name for path in (made.root / "analysis" / NAME).iterdir()} == {TABLE, DESCRIPTION, FIGURE}
+    assert {path.name for path in (made.layout.analysis / NAME).iterdir()} == {TABLE, DESCRIPTION, FIGURE}
     text = CliRunner().invoke(app, ["similarity", "--images", "9"], catch_exceptions=False).output
     assert re.search(r"layer2\.0\s+1\.000\s+0\.\d{3}\s+1\.000\s+0\.\d{3}\s+0\.850\s+0\.800", text)
     assert "squares — SYNTHETIC images, 9 of 40 validation images" in text
-    assert f"figure: analysis/{NAME}/{FIGURE}" in text
+    assert f"figure: results/analysis/{NAME}/{FIGURE}" in text
 
 
 def refused(project, **options):
     with pytest.raises(SearchError) as caught:
         list(analyse(project.layout, **options))
-    assert not (project.root / "analysis").exists()
+    assert not project.layout.analysis.exists()
     return str(caught.value)
 
 
@@ -314,7 +314,7 @@ def test_networks_of_splits_of_their_own_are_never_compared(project, monkeypatch
             said = str(result.exception)
             assert f"no completed FTL trial of {BACKBONE} on the dataset's own split" in said
             assert "run `ttl sweep --strategy ftl --strategy ttl` without `--resplit`" in said
-            assert not (project.root / "analysis").exists()
+            assert not project.layout.analysis.exists()
 
 
 def test_what_cannot_be_compared_is_said_with_what_to_do(project):

@@ -87,8 +87,8 @@ def test_a_folder_whose_name_is_used_again_is_another_drop(tmp_path: Path) -> No
         "north/weekly of 2026-03-02 00:00, 11111111",
     ]
     assert found[0].why == (
-        "whether its images have drifted cannot be told: north has sent nothing before it that no model was "
-        "trained on"
+        "whether its images have drifted cannot be told: north had sent nothing before, or all of it "
+        "was trained on"
     )
     assert [one.changed for one in found] == [True, True]
 

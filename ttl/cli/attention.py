@@ -22,9 +22,9 @@ def attention(
 ) -> None:
     """Show where ftl, lwft, tf and ttl look: Grad-CAM of the best trial of each, on the same test images.
 
-    Writes analysis/DATASET/attention.png, one sheet, and attention.json, the figures: the area that each
-    attends to, and how far its maps stay the same with random weights. THE SHEET SHOWS PATIENTS' IMAGES,
-    with their sample ids: share it as you would share them.
+    Writes results/analysis/DATASET/attention.png, one sheet, and attention.json, the figures: the area that
+    each attends to, and how far its maps stay the same with random weights. THE SHEET SHOWS PATIENTS'
+    IMAGES, with their sample ids: share it as you would share them.
     """
     from ttl import tables
     from ttl.layout import Layout

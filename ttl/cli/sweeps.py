@@ -9,10 +9,9 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from ttl.cli.shared import Json, console, show
-from ttl.errors import ParamsError
+from ttl.data.fields import parse
 
 # Torch, timm and Prefect take seconds to import: each command imports what it needs.
 # ruff: noqa: PLC0415
@@ -173,7 +172,4 @@ def run_sweep(overrides: dict[str, Any], layout: Any) -> Any:
 
 
 def _recipe(text: str | None) -> Any:
-    try:
-        return None if text is None else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"--recipe {text!r} is not valid YAML: {error}") from error
+    return None if text is None else parse(text, where=f"--recipe {text!r}")

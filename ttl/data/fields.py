@@ -7,11 +7,30 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
+
 from ttl.errors import ParamsError
 
 T = TypeVar("T")
 
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def parse(text: str, *, where: str) -> Any:
+    """Return the plain values of a YAML text, as DVC reads it.
+
+    `where` names it for error messages. Raises `ParamsError` for what is not YAML, and for a key that stands
+    twice in one mapping: one of its values would be lost.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        line, problem = error.problem_mark.line + 1, error.problem.partition(" with value")[0]
+        raise ParamsError(f"{where}, line {line}: {problem}; write all of it under one") from error
+    except YAMLError as error:
+        raise ParamsError(f"{where} is not valid YAML: {error}") from error
 
 
 def build(cls: type[T], values: object, *, where: str) -> T:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ttl.data.steps import ImageSteps
 from ttl.data.volumes import VolumeAugmentation, augment_volumes, draw_volumes, prepare_volumes
 
-VOLUMES = 5
+VOLUME_AXES = 5
 """Dimensions of a batch of volumes, [n, c, d, h, w]."""
 
 
@@ -89,7 +89,7 @@ def _across(centres: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def prepare(images: Tensor, *, image_size: int, steps: ImageSteps) -> Tensor:
     """Return images, uint8 [n, c, h, w], resized, centre-cropped and normalised: float [n, 3, s, s]."""
-    if images.ndim == VOLUMES:
+    if images.ndim == VOLUME_AXES:
         return prepare_volumes(images, image_size=image_size, steps=steps)
     side = round(image_size * steps.resize)
     pixels = images.float()

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ttl.data.labels import ABSENT, NOT_KNOWN, PRESENT
 from ttl.errors import DataError
-from ttl.evaluation.metrics import ECE_BINS, Labels, Metrics, Probabilities, best_threshold
+from ttl.evaluation.metrics import Labels, Metrics, Probabilities, best_threshold, calibration_gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +116,6 @@ def weighted_bce(labels: Labels, logits: NDArray[np.float64], positive: NDArray[
 def sigmoid(logits: NDArray[np.float64]) -> Probabilities:
     """Return the probabilities of logits, in float64."""
     return np.asarray(expit(logits), dtype=np.float64)
-
-
-def calibration_gap(positive: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> float:
-    """Return the mean gap between the probability of a label and its frequency, over equal-width bins."""
-    place = np.clip(np.ceil(probabilities * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gaps = np.bincount(place, weights=positive - probabilities, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(positive))
 
 
 def _one(positive: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float) -> dict[str, float]:

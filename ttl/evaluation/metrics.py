@@ -98,13 +98,20 @@ def best_threshold(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> 
     return float((best + below.max()) / 2) if len(below) else best
 
 
-def expected_calibration_error(labels: Labels, probabilities: Probabilities, bins: int = ECE_BINS) -> float:
+def bin_of(predicted: NDArray[np.float64], bins: int = ECE_BINS) -> NDArray[np.int64]:
+    """Return the bin of each prediction in [0, 1]: of equal width, an upper edge belongs to the bin below."""
+    return np.clip(np.ceil(predicted * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def calibration_gap(found: NDArray[np.bool_], predicted: NDArray[np.float64]) -> float:
+    """Return the mean gap between what was predicted [n] and how often it was found [n], over bins."""
+    gaps = np.bincount(bin_of(predicted), weights=found - predicted, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(found))
+
+
+def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
     """Return the mean gap between confidence and accuracy over equal-width bins (Guo et al., ICML 2017)."""
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return calibration_gap(probabilities.argmax(axis=1) == labels, probabilities.max(axis=1))
 
 
 def weighted_log_loss(labels: Labels, logits: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ttl.evaluation.metrics import Labels, Probabilities
+from ttl.evaluation.metrics import Labels, Probabilities, bin_of
 
 BINS = 10
 
@@ -35,7 +35,7 @@ def reliability(labels: Labels, probabilities: Probabilities, bins: int = BINS) 
 
 def binned(found: NDArray[np.bool_], predicted: NDArray[np.float64], bins: int = BINS) -> list[Bin]:
     """Return bins of equal width from 0 to 1 of predictions [n] and what was found [n]."""
-    place = np.minimum((predicted * bins).astype(int), bins - 1)
+    place = bin_of(predicted, bins)
     rows = []
     for number in range(bins):
         here = place == number

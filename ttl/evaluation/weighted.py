@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ttl.data.labels import NOT_KNOWN, PRESENT
 from ttl.evaluation.labels import scorable
-from ttl.evaluation.metrics import ECE_BINS, Labels, Probabilities, decide
+from ttl.evaluation.metrics import Labels, Probabilities, bin_of, decide
 from ttl.evaluation.scoring import Threshold
 
 Weights = NDArray[np.float64]
@@ -131,7 +131,7 @@ def _calibration_gap(
 
 
 def _gaps(gap: NDArray[np.float64], confidence: NDArray[np.float64], weights: Weights) -> Weights:
-    place = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    place = bin_of(confidence)
     total = np.zeros(len(weights))
     for one in np.unique(place):
         here = place == one

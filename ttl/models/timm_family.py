@@ -1,5 +1,6 @@
 """The networks of timm, which take images."""
 
+import difflib
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,8 @@ class TimmFamily:
         return bool(timm.is_model(backbone)) and timm.get_pretrained_cfg(backbone) is not None
 
     def similar(self, backbone: str) -> list[str]:
-        """Return up to five of timm's names that begin alike."""
-        return list(timm.list_models(f"*{backbone[:8]}*")[:5])
+        """Return up to five of timm's names that read alike."""
+        return difflib.get_close_matches(backbone, timm.list_models(), n=5)
 
     def create(self, backbone: str, image_size: int | None = None, **options: Any) -> nn.Module:
         """Return the network with timm's seeded initialisation."""

@@ -68,7 +68,7 @@ def attention(
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Write `attention.png` and `attention.json` to `analysis/<dataset>/`, and return the latter's values.
+    """Write `attention.png` and `attention.json` to the dataset's analysis; return the latter's values.
 
     `images` is the number of rows; `seed` draws them, and the images that are measured. Raises `SearchError`
     where there is no such sweep, and `DataError` for a dataset that such maps are not made of.

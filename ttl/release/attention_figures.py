@@ -36,7 +36,8 @@ def figures(measured: Mapping[str, Measured], patients: NDArray[np.str_]) -> dic
 
     `area` is the mean share of the image above half of a map's maximum, `area_on_common_grid` the same of
     maps averaged to the coarsest grid among the strategies: a layer with fewer positions cannot attend to
-    less than one of them. `less_ftl` are their differences from ftl's, paired, by bootstrap over patients.
+    less than one of them. `less_ftl` are their differences from ftl's, paired, by bootstrap over patients,
+    over the `images` of which both have a map.
     `rank_correlation` and `absolute_rank_correlation` are means of its values, and of its magnitudes, with
     random weights throughout. `explains` is judged by the latter; it is None where nothing is known: if no
     map is left, or on fewer than `FEW` positions.
@@ -100,6 +101,12 @@ def notes(values: Mapping[str, Any], *, asked: int) -> list[str]:
                 f"magnitude of the rank correlation {one['absolute_rank_correlation']:.2f}, bound "
                 f"{values['unchanged_from']}; signed {_text(one['rank_correlation'])}): they show the image, "
                 "and explain nothing of what was learnt."
+            )
+        gap = one["less_ftl"].get("area")
+        if gap and gap["images"] < values["measured_images"]:
+            found.append(
+                f"{name}: the difference from {REFERENCE} is over the {gap['images']} of "
+                f"{values['measured_images']} images of which both have a map."
             )
         if one["empty"]:
             found.append(
@@ -173,7 +180,7 @@ def _mean(areas: NDArray[np.float64]) -> float:
 
 def _difference(
     ours: NDArray[np.float64], theirs: NDArray[np.float64], patients: NDArray[np.str_]
-) -> dict[str, float] | None:
+) -> dict[str, float | int] | None:
     both = np.isfinite(ours) & np.isfinite(theirs)
     if not both.any():
         return None
@@ -184,7 +191,8 @@ def _difference(
 
         return of
 
-    return dataclasses.asdict(paired(mean(ours), mean(theirs), patients[both]))
+    gap = paired(mean(ours), mean(theirs), patients[both])
+    return {**dataclasses.asdict(gap), "images": int(both.sum())}
 
 
 def _text(value: float | None) -> str:

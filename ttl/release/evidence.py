@@ -26,8 +26,8 @@ from ttl.release.description import CARD, WEIGHTS, Description, fingerprint, rea
 from ttl.release.evidence_files import MARKDOWN, PAGE, VALUES
 from ttl.release.gate import Verdict
 from ttl.release.gate_rule import GateRule, RuleVersion
+from ttl.release.head_to_head import HeadToHead, TestName
 from ttl.release.predict import rebuild
-from ttl.release.scores import Scores, TestName
 from ttl.release.watch import MOST_IMAGES, Watched
 from ttl.search import results
 
@@ -51,7 +51,7 @@ class Evidence:
     rule_version: RuleVersion
     challenger: Model
     champion: Model | None
-    scores: Mapping[TestName, Scores]
+    scores: Mapping[TestName, HeadToHead]
     drift: Sequence[Watched]
     results: Path
 
@@ -101,7 +101,7 @@ def _values(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def reliability(scores: Mapping[TestName, Scores]) -> list[dict[str, Any]]:
+def reliability(scores: Mapping[TestName, HeadToHead]) -> list[dict[str, Any]]:
     """Return how often what was predicted was found, by the probability of the last class, in equal bins.
 
     Of images with several labels, all known labels are taken together.

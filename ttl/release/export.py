@@ -11,7 +11,6 @@ from ttl.data.steps import ImageSteps
 from ttl.errors import ReleaseError, TrialError
 from ttl.files import sha256
 from ttl.release.card import write_card
-from ttl.release.comparison import Comparison
 from ttl.release.description import (
     CARD,
     DESCRIPTION,
@@ -23,6 +22,7 @@ from ttl.release.description import (
 )
 from ttl.release.int8 import Int8Rule, offer_int8
 from ttl.release.onnx import OPSET, TOLERANCE, check_onnx, open_session, run_session, write_onnx
+from ttl.release.parity import Parity
 from ttl.release.predict import load_network
 from ttl.search.results import ABLATIONS
 from ttl.training.loop import image_steps, network_spec
@@ -63,8 +63,8 @@ def export_model(
     network = load_network(network_spec(trial, dataset.info), weights)
     steps = image_steps(trial)
 
-    comparison = Comparison(network, dataset, image_size=trial.image_size, steps=steps)
-    images = comparison.spread("val", CHECKED_IMAGES)
+    parity = Parity(network, dataset, image_size=trial.image_size, steps=steps)
+    images = parity.spread("val", CHECKED_IMAGES)
     calibration = CALIBRATION_VOLUMES if dataset.info.volumes else CALIBRATION_IMAGES
     partly = out / f".{name}.partial"
     shutil.rmtree(partly, ignore_errors=True)
@@ -74,11 +74,11 @@ def export_model(
         write_onnx(network, images, partly / ONNX)
         check_onnx(network, partly / ONNX, images)
         session = open_session(partly / ONNX)
-        change = comparison.auroc_change(comparison.run(partial(run_session, session)))
+        change = parity.auroc_change(parity.run(partial(run_session, session)))
         int8 = offer_int8(
             partly,
-            comparison,
-            calibration=comparison.spread("train", calibration).numpy(),
+            parity,
+            calibration=parity.spread("train", calibration).numpy(),
             threshold=selection["figures"]["chosen"]["threshold"],
             rule=int8_rule,
         )

@@ -32,7 +32,7 @@ from ttl.errors import ReleaseError
 from ttl.evaluation.labels import scorable
 from ttl.evaluation.statistics import Interval, assured
 from ttl.release.gate_rule import GateRule
-from ttl.release.scores import TESTS, Comparison, Scores, TestName, compare, together
+from ttl.release.head_to_head import TESTS, Comparison, HeadToHead, TestName, compare, together
 
 Outcome = Literal["reject", "hold", "propose"]
 OUTCOMES: tuple[Outcome, ...] = ("propose", "hold", "reject")
@@ -86,7 +86,7 @@ class _Case:
 
 def judge(
     rule: GateRule,
-    tests: Mapping[TestName, Scores],
+    tests: Mapping[TestName, HeadToHead],
     *,
     changed: Sequence[Changed] = (),
 ) -> Verdict:
@@ -140,7 +140,7 @@ def _judge_floor(rule: GateRule, case: _Case, lines: Sequence[Comparison]) -> No
 
 
 def _judge_test(
-    rule: GateRule, name: TestName, scores: Scores | None, case: _Case, lines: list[Comparison]
+    rule: GateRule, name: TestName, scores: HeadToHead | None, case: _Case, lines: list[Comparison]
 ) -> None:
     needed, margin = int(getattr(rule.patients, name)), float(getattr(rule.margin, name))
     if scores is None or scores.champion is None or scores.fewest_patients < needed:
@@ -181,7 +181,7 @@ def _judge_test(
 
 def _judge_subgroups(
     rule: GateRule,
-    tests: Mapping[TestName, Scores],
+    tests: Mapping[TestName, HeadToHead],
     changed: Sequence[Changed],
     case: _Case,
 ) -> list[Comparison]:
@@ -244,7 +244,7 @@ def _judge_subgroups(
     return lines
 
 
-def _too_few(name: str, scores: Scores | None, needed: float) -> str:
+def _too_few(name: str, scores: HeadToHead | None, needed: float) -> str:
     there = 0 if scores is None else scores.fewest_patients
     return f"the {name} test set has {there} patients of its rarest class; the rule asks for {needed:g}"
 

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from ttl.data.fields import build, settle_types
+from ttl.data.fields import build, parse, settle_types
 from ttl.errors import ParamsError, ReleaseError
 from ttl.files import sha256
 from ttl.release import vcs
@@ -102,13 +100,11 @@ def load_rule(path: Path) -> GateRule:
     Every setting stands in the file: a default would change with the code, unseen by whoever signed the rule.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse(path.read_text(encoding="utf-8"), where=str(path))
     except FileNotFoundError as error:
         raise ParamsError(
             f"{path} does not exist; write the rule, and commit it, before data arrive"
         ) from error
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
     rule = build(GateRule, values, where=FILE.stem)
     if missing := sorted(set(_settings(asdict(rule))) - set(_settings(values))):
         raise ParamsError(f"{path} does not say {', '.join(missing)}; every setting of the rule stands in it")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ttl.evaluation.scoring import Threshold
 from ttl.files import sha256
-from ttl.release.comparison import Comparison
 from ttl.release.description import INT8, ONNX, Int8Facts
 from ttl.release.onnx import INPUT, open_session, run_session
+from ttl.release.parity import Parity
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Speed:
 
 
 def offer_int8(
-    folder: Path, comparison: Comparison, *, calibration: Images, threshold: Threshold, rule: Int8Rule
+    folder: Path, parity: Parity, *, calibration: Images, threshold: Threshold, rule: Int8Rule
 ) -> Int8Facts | None:
     """Write a quantised copy beside the ONNX file in `folder` if the rule allows; say in the log why not.
 
@@ -67,14 +67,14 @@ def offer_int8(
     try:
         with _quiet():
             quantise(folder / ONNX, calibration, path)
-        probabilities = comparison.run(partial(run_session, open_session(path)))
+        probabilities = parity.run(partial(run_session, open_session(path)))
         speed = measure_speed(path, folder / ONNX, calibration[:1])
     except Exception as error:  # noqa: BLE001 - the quantiser fails in many ways, and the model can do without
         reason = " ".join(str(error).split())[:300]
         logger.warning("no int8 file: %s: %s", type(error).__name__, reason)
         path.unlink(missing_ok=True)
         return None
-    change = comparison.auroc_change(probabilities)
+    change = parity.auroc_change(probabilities)
     # Written so that NaN is left out too.
     if not (abs(change) <= rule.largest_auroc_change and speed.gain >= rule.least_gain):
         logger.info(
@@ -83,12 +83,12 @@ def offer_int8(
         )  # fmt: skip
         path.unlink()
         return None
-    scoring = comparison.scoring
-    own = scoring.choose_threshold(comparison.labels, probabilities)
-    same = scoring.decide(probabilities, own) == scoring.decide(comparison.probabilities, threshold)
+    scoring = parity.scoring
+    own = scoring.choose_threshold(parity.labels, probabilities)
+    same = scoring.decide(probabilities, own) == scoring.decide(parity.probabilities, threshold)
     return Int8Facts(
         calibration=len(calibration),
-        images=len(comparison.labels),
+        images=len(parity.labels),
         val_auroc_change=change,
         threshold=tuple(own) if isinstance(own, Sequence) else own,
         agreement=float(same.mean()),

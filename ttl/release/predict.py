@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ttl.models.network import NetworkSpec
 
 Engine = Literal["auto", "onnx", "int8", "torch"]
-BATCH, VOLUMES = 64, 8
+BATCH, VOLUME_BATCH = 64, 8
 """Images, and volumes, at a time."""
 
 
@@ -127,7 +127,7 @@ def predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
     Each goes the way of the images that the model was trained and validated on: packed size, then the
     network's own preprocessing. Raises `DataError` naming the first image that is missing or unreadable.
     """
-    step = BATCH if model.description.depth is None else VOLUMES
+    step = BATCH if model.description.depth is None else VOLUME_BATCH
     batches = (images[start : start + step] for start in range(0, len(images), step))
     return [prediction for batch in batches for prediction in _predict(model, batch)]
 

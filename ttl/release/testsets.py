@@ -10,15 +10,17 @@ from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
 from ttl.intake.append import ROLLING, Taken, received
+from ttl.release.head_to_head import HeadToHead, TestName
 from ttl.release.predict import LoadedModel, load_model
-from ttl.release.scores import Scores, TestName
 
 BATCH = 256
 
 SPLIT_OF: dict[TestName, str] = {"frozen": "test", "rolling": ROLLING}
 
 
-def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None) -> dict[TestName, Scores]:
+def score_tests(
+    dataset: PackedDataset, challenger: Path, champion: Path | None
+) -> dict[TestName, HeadToHead]:
     """Return the test sets that the dataset has, scored by the models in two folders.
 
     Each model prepares the images as it was trained to. Raises `ReleaseError` for models that do not know the
@@ -27,14 +29,14 @@ def score_tests(dataset: PackedDataset, challenger: Path, champion: Path | None)
     models = [load_model(folder) for folder in (challenger, champion) if folder is not None]
     for model in models:
         _check(model, dataset)
-    found: dict[TestName, Scores] = {}
+    found: dict[TestName, HeadToHead] = {}
     for name, split in SPLIT_OF.items():
         rows = dataset.indices(split)
         if not len(rows):
             continue
         samples = dataset.samples[rows]
         scores = [_probabilities(model, dataset, rows) for model in models]
-        found[name] = Scores(
+        found[name] = HeadToHead(
             labels=dataset.labels[rows],
             patients=samples["patient_id"].to_numpy().astype(np.str_),
             groups={

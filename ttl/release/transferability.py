@@ -73,7 +73,7 @@ def analyse(
     backbones: Sequence[str] | None = None,
     images: int | None = None,
 ) -> Iterator[Analysis]:
-    """Compare the networks of the last sweep, and write `analysis/<dataset>/`; yield one dataset at a time.
+    """Compare the networks of the last sweep, and write the datasets' analyses; yield one at a time.
 
     All datasets and backbones of the sweep are taken where none are named.
     """

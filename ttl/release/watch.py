@@ -101,7 +101,7 @@ def drift_of(dataset: PackedDataset, drop: Taken, model: Path | None, *, alpha: 
         ~pl.col("patient_id").is_in(mine["patient_id"].unique().to_list()),
     )
     if before.is_empty():
-        raise TooFewError(f"{site} has sent nothing before it that no model was trained on")
+        raise TooFewError(f"{site} had sent nothing before, or all of it was trained on")
     reference, arrived = (observe(dataset, _at_most(rows), model) for rows in (before, mine))
     return assess(reference, arrived, calibrate(reference, arrived.films, alpha=alpha))
 

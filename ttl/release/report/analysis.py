@@ -10,6 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from ttl.errors import SearchError
+from ttl.release.choice import best_trials
 from ttl.release.finetuned import beside, best_whole
 from ttl.release.report.pictures import document, sheet
 from ttl.release.similarity import draw, read, summary
@@ -70,15 +71,23 @@ def similarity(folder: Path, trials: pl.DataFrame, revision: str, *, name: str) 
 
 
 def attention(
-    folder: Path, trials: Collection[str], revision: str, *, pictures: bool, private: str, widest: int
+    folder: Path, trials: pl.DataFrame, entry: Mapping[str, Any], *, pictures: bool, private: str, widest: int
 ) -> Looked:
-    """Return the sheet of `ttl attention`. It shows single images: without `pictures`, `private` says so."""
+    """Return the sheet of `ttl attention` for a dataset, with its `trials` and its `entry` of the selection.
+
+    It is shown if its networks are those that the command would look at today. It shows single images:
+    without `pictures`, `private` says so.
+    """
     values = _values(folder / f"{ATTENTION}.json", folder / f"{ATTENTION}.png")
     if isinstance(values, Looked):
         return values
     used = [one["trial_id"] for one in values["strategies"].values()]
-    if foreign := _foreign(ATTENTION, values, used, trials, revision):
+    if foreign := _foreign(ATTENTION, values, used, trials["trial_id"].to_list(), entry["data"]["revision"]):
         return foreign
+    best, _ = best_trials(trials, entry, dataset=values["dataset"], backbone=values["backbone"])
+    if set(used) != {row["trial_id"] for row in best.values()}:
+        why = "is of other networks than the best of this sweep"
+        return Looked(missing=f"What was looked at {why}; `ttl {ATTENTION}` looks again.")
     known: dict[str, Any] = {"notes": tuple(values["notes"])}
     if not pictures:
         return Looked(missing=private, **known)

@@ -27,7 +27,8 @@ def differences(
 ) -> str:
     """Return each candidate's difference from the reference with its interval, the smallest model on top.
 
-    Whoever's interval stays right of the dashed line, the margin, is non-inferior.
+    Whoever's interval stays right of the dashed line, the margin, is non-inferior. The axis ends at twelve
+    margins below zero; an arrow there stands for an interval, or a whole row, that lies further left.
     """
     ordered = sorted(rows, key=lambda row: (-row.params, row.model))
     models = [row.model for row in rows]
@@ -44,7 +45,13 @@ def differences(
             )
         right = max(*(row.high for row in rows), 0.0)
         span = right - left
-        axes.set_xlim(min(left, -margin) - 0.05 * span, right + 0.05 * span)
+        edge = min(left, -margin) - 0.05 * span
+        axes.set_xlim(edge, right + 0.05 * span)
+        beyond = [
+            (place, svg.mark(row.model[2]).light) for place, row in enumerate(ordered) if row.low < edge
+        ]
+        for place, colour in beyond:
+            axes.plot([edge], [place], marker="<", ms=6.0, color=colour, clip_on=False)
         labels = [f"{name_of(row.model, among=models)}, {magnitude(row.params)}" for row in ordered]
         axes.set_yticks(range(len(ordered)), labels)
         for tick, row in zip(axes.get_yticklabels(), ordered, strict=True):

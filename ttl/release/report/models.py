@@ -89,6 +89,7 @@ def draw(
         "cuts": [],
         "curves": [],
         "differences": None,
+        "floor": floor is not None,
     }
     factors = results.factors(completed)
     for number_, (_, group) in enumerate(completed.group_by(results.FACTORS, maintain_order=True)):

@@ -121,8 +121,6 @@ def with_pictures(found: Mapping[str, Any], side: int, widest: int) -> dict[str,
     """Return a section with its pictures: examples of at most `side` pixels, sheets of `widest`; 0: none."""
     material: Material = found["material"]
     layout, shown = material.layout, material.pictures and side > 0
-    ids, revision = material.trials["trial_id"].to_list(), material.entry["data"]["revision"]
-    folder = layout.analysis / material.name
     examples_: dict[str, Any] = {"examples": None, "unshown": ""}
     if found["mistakes"] is not None:
         packed = found["packed"]
@@ -133,7 +131,12 @@ def with_pictures(found: Mapping[str, Any], side: int, widest: int) -> dict[str,
         else:
             examples_["unshown"] = packed
     sheet = analysis.attention(
-        folder, ids, revision, pictures=shown, private=PRIVATE if not material.pictures else "", widest=widest
+        layout.analysis / material.name,
+        material.trials,
+        material.entry,
+        pictures=shown,
+        private=PRIVATE if not material.pictures else "",
+        widest=widest,
     )
     return {
         **found,

@@ -1,6 +1,6 @@
 """Both networks in each subgroup of the test split: sites, and years of examination.
 
-The intervals are the gate's (`ttl.release.scores.compare`), so that a page and an evidence say the same.
+The intervals are the gate's (`ttl.release.head_to_head`), so that a page and an evidence say the same.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ttl.evaluation.statistics import Interval
 from ttl.release.gate_rule import GateRule
+from ttl.release.head_to_head import HeadToHead, compare
 from ttl.release.report.scores import Scored
-from ttl.release.scores import Scores, compare
 
 KINDS = ("site", "year")
 MOST = 30
@@ -59,7 +59,7 @@ def subgroups(
     """
     settings = GateRule(confidence=rule["confidence"], resamples=rule["resamples"])
     least = int(rule.get("patients", 10))
-    every = Scores(
+    every = HeadToHead(
         labels=tested.labels,
         patients=tested.patients,
         groups=groups,
@@ -79,7 +79,7 @@ def subgroups(
     return found
 
 
-def _subgroup(kind: str, value: str, part: Scores, settings: GateRule, least: int) -> Subgroup:
+def _subgroup(kind: str, value: str, part: HeadToHead, settings: GateRule, least: int) -> Subgroup:
     fewest = part.fewest_patients
     known: dict[str, Any] = {
         "kind": kind,

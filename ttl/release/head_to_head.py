@@ -23,7 +23,7 @@ SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "balanced_accuracy", "e
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
+class HeadToHead:
     """A test set, and what both models say of it.
 
     `labels` [n], or [n, classes] of images with several, `patients` [n], `groups` [n] by kind of subgroup,
@@ -52,9 +52,9 @@ class Scores:
         ]
         return min(counts)
 
-    def where(self, mask: NDArray[np.bool_]) -> "Scores":
+    def where(self, mask: NDArray[np.bool_]) -> "HeadToHead":
         """Return the images for which the mask [n] holds."""
-        return Scores(
+        return HeadToHead(
             labels=self.labels[mask],
             patients=self.patients[mask],
             groups={name: values[mask] for name, values in self.groups.items()},
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def compare(
-    rule: GateRule, where: str, scores: Scores, *, metrics: Sequence[str] = SHOWN
+    rule: GateRule, where: str, scores: HeadToHead, *, metrics: Sequence[str] = SHOWN
 ) -> list[Comparison]:
     """Return the comparisons of both models by each metric, as far as there are patients for intervals."""
     classes = scores.challenger.shape[1]
@@ -120,12 +120,12 @@ def compare(
     return found
 
 
-def together(tests: Sequence[Scores]) -> Scores:
+def together(tests: Sequence[HeadToHead]) -> HeadToHead:
     """Return several test sets as one, all or none with a champion's scores."""
     first = tests[0]
     champions = [one.champion for one in tests if one.champion is not None]
     assert len(champions) in (0, len(tests))
-    return Scores(
+    return HeadToHead(
         labels=np.concatenate([one.labels for one in tests]),
         patients=np.concatenate([one.patients for one in tests]),
         groups={kind: np.concatenate([one.groups[kind] for one in tests]) for kind in first.groups},

@@ -16,14 +16,14 @@ from ttl.evaluation.scoring import scoring_of
 BATCH = 256
 """Images at a time: of a large split, the predictions alone are held."""
 
-VOLUMES = 16
+VOLUME_BATCH = 16
 """The same of volumes, each of which is many images."""
 
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From prepared images [n, 3, h, w] to logits [n, classes]."""
 
 
-class Comparison:
+class Parity:
     """What torch gives on the validation images, to hold other engines against.
 
     `probabilities` are torch's, [n, classes], `labels` the truth [n] or [n, classes], `scoring` the
@@ -61,7 +61,7 @@ class Comparison:
         return self._prepared(rows[places])
 
     def _batches(self) -> Iterator[Tensor]:
-        step = VOLUMES if self.dataset.info.volumes else BATCH
+        step = VOLUME_BATCH if self.dataset.info.volumes else BATCH
         for start in range(0, len(self.rows), step):
             yield self._prepared(self.rows[start : start + step])
 
