@@ -6,6 +6,7 @@ from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -62,12 +63,20 @@ class Crew(ABC):
             found.append(self.done.get(timeout=LOOK_SECONDS))
         except Empty:
             # A task may have been given up before it began: then nobody calls.
-            found += [one for one in self.running if one.state.is_final()]
+            found += [one for one in self.running if _given_up(one)]
         return [(self.running.pop(one), self.collect(one)) for one in found if one in self.running]
 
     def _follow(self, future: PrefectFuture[Any], pack: Pack) -> None:
         self.running[future] = pack
         future.add_done_callback(self.done.put)
+
+
+def _given_up(future: PrefectFuture[Any]) -> bool:
+    try:
+        return future.state.is_final()
+    except httpx.HTTPError:
+        # The server, or its database, is away: asked again soon, and meanwhile the pack runs.
+        return False
 
 
 class Here(Crew):

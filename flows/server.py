@@ -29,6 +29,9 @@ QUIET = {
 }
 """Nothing is sent to anybody, and nothing is written to the terminal."""
 
+PATIENT = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
+"""A server whose database is away answers so; it is asked again, as one that does not answer is."""
+
 SERVER = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
@@ -48,7 +51,7 @@ def prefect_api(home: Path, log: Path) -> Iterator[None]:
     Raises ServiceError if the local server does not start.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.update(QUIET, PREFECT_LOGGING_HANDLERS_FILE_FILENAME=str(log.resolve()))
+    os.environ.update(QUIET | PATIENT, PREFECT_LOGGING_HANDLERS_FILE_FILENAME=str(log.resolve()))
     if os.environ.get(API_URL):
         yield
         return

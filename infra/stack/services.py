@@ -158,6 +158,8 @@ class Services:
         folder.mkdir(exist_ok=True)
         # A sweep whose machine is gone is noticed in minutes.
         own = {"TTL_CACHE": str(folder / "cache"), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
+        # Whoever tries the stack out need not wait for its worker to look.
+        own["PREFECT_WORKER_QUERY_SECONDS"] = "2"
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ttl", "--name", "stack"]
         command += ["--type", "process"]
         self._fresh_log("worker")

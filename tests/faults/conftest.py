@@ -14,15 +14,15 @@ from ttl.search.results import LEADERBOARD
 from ttl.training.devices import Lease, find_slots, take
 from ttl.training.store import Store
 
+TRIALS, EPOCHS = 3, 7
+
 SMALL = {
     "backbones": ["resnet10t"],
     "strategies": ["ttl"],
-    "recipe": {"base": "fast", "epochs": 10, "batch_size": 16},
+    "recipe": {"base": "fast", "epochs": EPOCHS, "batch_size": 16},
     "image_size": 96,
 }
 """Three trials of a few seconds. Without the whole network nothing is selected, nor exported."""
-
-TRIALS, EPOCHS = 3, 10
 
 LEFT_SECONDS = 15
 """So soon after a fault nothing is left of what it hit."""

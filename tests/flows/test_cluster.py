@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from flows.cluster import Cluster, _carry
@@ -42,6 +43,25 @@ def test_losses_one_after_another_end_the_sweep():
     cluster.waves[pack] = cluster.wave
     with pytest.raises(ServiceError, match="4 packs in a row were lost"):
         cluster.collect(pack)
+
+
+class Untold:
+    """A pack that runs while the server's database is away."""
+
+    @property
+    def state(self):
+        request = httpx.Request("GET", "http://127.0.0.1/api/task_runs/1")
+        raise httpx.HTTPStatusError("500", request=request, response=httpx.Response(500))
+
+
+def test_what_the_server_cannot_tell_of_a_pack_for_a_while_ends_nothing():
+    cluster = make_cluster([])
+    pack, lost = Untold(), Lost()
+    lost.state = SimpleNamespace(is_final=lambda: True, is_crashed=lambda: True, message="given up")
+    cluster.waves = {lost: cluster.wave}
+    cluster.running = {pack: ["running"], lost: ["lost"]}
+    assert cluster.ended() == [(["lost"], False)]
+    assert cluster.running == {pack: ["running"]}
 
 
 def test_no_image_goes_to_the_machines_of_a_cluster(tmp_path):
