@@ -7,7 +7,7 @@ from typing import Any
 from ttl.data.dataset import PackedDataset
 from ttl.errors import TTLError
 from ttl.evaluation.drift import DriftReport
-from ttl.intake.append import Taken
+from ttl.intake.received import Taken
 from ttl.layout import Layout
 from ttl.release import vcs
 from ttl.release.champion import find_champion

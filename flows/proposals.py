@@ -11,7 +11,7 @@ from flows.revisions import commits, taking_commit
 from flows.workplace import narrow, workplace
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
-from ttl.intake.append import taken
+from ttl.intake.received import taken
 from ttl.layout import Layout
 from ttl.release import registry, vcs
 from ttl.release.champion import Model, drops_of, find_champion

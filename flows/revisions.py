@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.dvc import dvc_lock, pointer, run_dvc, use_machine_cache
 from ttl.errors import ReleaseError, ServiceError
-from ttl.intake.append import Taken
+from ttl.intake.received import Taken
 from ttl.layout import Layout
 from ttl.release import vcs
 

@@ -10,9 +10,9 @@ from flows.revisions import commits, fetch_commits, is_committed, message_of, pu
 from ttl.data.dataset import INFO, PackedDataset
 from ttl.data.pack import settle
 from ttl.errors import DataError, ServiceError, TTLError
-from ttl.intake.append import Taken, taken
 from ttl.intake.arrivals import look, take
 from ttl.intake.identity import Pseudonyms
+from ttl.intake.received import Taken, taken
 from ttl.intake.spec import IntakeSpec
 from ttl.layout import Layout
 from ttl.params import load_params

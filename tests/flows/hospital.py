@@ -15,8 +15,8 @@ import yaml
 
 from tests.projects import ROOT, Project
 from ttl.data.dataset import PackedDataset
-from ttl.intake.append import taken
 from ttl.intake.phantom import write_drop
+from ttl.intake.received import taken
 from ttl.layout import Layout
 
 NAME = "hospital"

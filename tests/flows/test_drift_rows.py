@@ -4,7 +4,8 @@ import subprocess
 
 from flows.drift import drift_rows
 from tests.intake.test_append import SPEC, checked, delivery
-from ttl.intake.append import append, taken
+from ttl.intake.append import append
+from ttl.intake.received import taken
 from ttl.layout import Layout
 
 

@@ -18,7 +18,8 @@ from flows.revisions import (
 from tests.intake.test_append import SPEC, checked, delivery
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ServiceError
-from ttl.intake.append import append, taken
+from ttl.intake.append import append
+from ttl.intake.received import taken
 from ttl.layout import Layout
 
 NAME = "toy"

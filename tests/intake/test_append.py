@@ -11,7 +11,8 @@ import pytest
 
 from ttl.data.dataset import PackedDataset, pixel_hash, shard_name
 from ttl.errors import DataError
-from ttl.intake.append import ROLLING, Delivery, append, phashes, received, side_of, taken
+from ttl.intake.append import Delivery, append, side_of
+from ttl.intake.received import ROLLING, phashes, received, taken
 from ttl.intake.spec import IntakeSpec
 from ttl.intake.verdict import Checked, Image, Reason, Verdict
 

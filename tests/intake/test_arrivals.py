@@ -6,8 +6,8 @@ import pytest
 
 from tests.intake.conftest import PSEUDONYMS, SPEC, as_bytes, dataset, film, write_drop
 from ttl.errors import ServiceError
-from ttl.intake.append import taken
 from ttl.intake.arrivals import look, take
+from ttl.intake.received import taken
 
 
 def drop(incoming, place, seeds, *, prefix=""):

@@ -32,10 +32,10 @@ from tests.flows.hospital import (
 from tests.projects import ROOT
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ServiceError
-from ttl.intake.append import taken
 from ttl.intake.arrivals import look, take
 from ttl.intake.identity import Pseudonyms
 from ttl.intake.phantom import FAULTS, PLANTED, expected, planted, write_drop
+from ttl.intake.received import taken
 from ttl.intake.spec import IntakeSpec
 
 DRIVER = """

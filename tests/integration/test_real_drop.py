@@ -15,9 +15,9 @@ from pydicom.sequence import Sequence
 from tests.flows.hospital import KEY, Hospital
 from tests.intake.conftest import write_drop
 from ttl.data.dataset import PackedDataset
-from ttl.intake.append import taken
 from ttl.intake.drop import MANIFEST
 from ttl.intake.identity import Pseudonyms
+from ttl.intake.received import taken
 from ttl.intake.verdict import Reason
 
 pytestmark = pytest.mark.data

@@ -11,7 +11,7 @@ from tests.release import trained as sweep
 from tests.release.helpers import DVC_YAML, run, write_model
 from tests.release.trained import NAME, Trained
 from ttl.data.dataset import SAMPLES, PackedDataset
-from ttl.intake.append import IMAGES_SCHEMA, Taken
+from ttl.intake.received import IMAGES_SCHEMA, Taken
 from ttl.release.export import export_model
 from ttl.release.int8 import Int8Rule
 

@@ -15,7 +15,7 @@ from ttl.data.dataset import SAMPLES, PackedDataset
 from ttl.evaluation.drift import DriftReport, ViewDrift
 from ttl.evaluation.statistics import Interval
 from ttl.files import sha256
-from ttl.intake.append import IMAGES_SCHEMA, Taken
+from ttl.intake.received import IMAGES_SCHEMA, Taken
 from ttl.release import evidence as module
 from ttl.release.champion import Model
 from ttl.release.description import fingerprint, read_description

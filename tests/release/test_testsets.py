@@ -8,7 +8,7 @@ import pytest
 from tests.release.trained import Trained
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
-from ttl.intake.append import taken
+from ttl.intake.received import taken
 from ttl.release import testsets
 from ttl.release.predict import load_model
 from ttl.release.testsets import rolling_since, score_tests

@@ -12,7 +12,7 @@ from ttl.data.pack import pack
 from ttl.data.sources.base import Contents, Sample
 from ttl.errors import DataError
 from ttl.evaluation.drift import DriftReport
-from ttl.intake.append import IMAGES_SCHEMA, Taken, taken
+from ttl.intake.received import IMAGES_SCHEMA, Taken, taken
 from ttl.release import watch as module
 from ttl.release.testsets import rolling_since
 from ttl.release.watch import drift_of, drops_since, watch

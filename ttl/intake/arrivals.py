@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ttl.data.dataset import INFO, PackedDataset
 from ttl.errors import DataError, ServiceError
-from ttl.intake.append import Delivery, Taken, append
+from ttl.intake.append import Delivery, append
 from ttl.intake.check import check_drop
 from ttl.intake.drop import Drop
 from ttl.intake.identity import Pseudonyms
 from ttl.intake.incoming import find_drops, reach
+from ttl.intake.received import Taken
 from ttl.intake.similar import Known
 from ttl.intake.spec import IntakeSpec
 from ttl.intake.verdict import Checked

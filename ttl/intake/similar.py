@@ -10,7 +10,7 @@ from PIL import Image as Picture
 from scipy.ndimage import gaussian_filter
 
 from ttl.data.dataset import PackedDataset
-from ttl.intake.append import phashes
+from ttl.intake.received import phashes
 from ttl.intake.verdict import Image, Reason
 
 HASH_SIZE = 16

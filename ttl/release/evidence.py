@@ -17,7 +17,7 @@ from ttl.data.dataset import PackedDataset
 from ttl.data.labels import NOT_KNOWN
 from ttl.evaluation.drift import DriftReport
 from ttl.evaluation.reliability import binned
-from ttl.intake.append import ROLLING, taken
+from ttl.intake.received import ROLLING, taken
 from ttl.models.cost import cost
 from ttl.models.network import Network
 from ttl.release import svg

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ttl.data.dataset import PackedDataset
 from ttl.errors import ReleaseError
 from ttl.evaluation.metrics import Probabilities
-from ttl.intake.append import ROLLING, Taken, received
+from ttl.intake.received import ROLLING, Taken, received
 from ttl.release.head_to_head import HeadToHead, TestName
 from ttl.release.predict import LoadedModel, load_model
 

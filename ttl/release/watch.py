@@ -16,7 +16,7 @@ from ttl.data.transforms import prepare
 from ttl.errors import TooFewError
 from ttl.evaluation.appearance import pixel_statistics
 from ttl.evaluation.drift import DriftReport, Observed, assess, calibrate
-from ttl.intake.append import Taken, received, taken
+from ttl.intake.received import Taken, received, taken
 from ttl.release.description import WEIGHTS, read_description
 from ttl.release.predict import rebuild
 
