@@ -1,10 +1,6 @@
 """The stack of services that integration tests need, as `make stack` has started it."""
 
-import asyncio
-import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +10,6 @@ import pytest
 
 from infra.stack.settings import PROJECT
 from infra.stack.stack import ORDER, Stack
-from tests.projects import ROOT
 
 FOLDER = Path(os.environ.get("TTL_STACK") or PROJECT / ".stack")
 
@@ -39,7 +34,11 @@ def until(condition, seconds, what, every=0.05):
 
 
 class Deployment:
-    """Runs a flow's deployment and looks at it, each time through Prefect's own client."""
+    """Runs a flow's deployment and looks at it, by requests to Prefect's API.
+
+    Not through Prefect's client, which keeps connections to a server that goes away in these tests, and to
+    start a process for each would take a core from what is tested.
+    """
 
     def __init__(self, stack, store, flow="ttl-sweep"):
         self.stack, self.store, self.flow = stack, store, flow
@@ -47,47 +46,59 @@ class Deployment:
 
     def start(self, **parameters):
         """Start a run with these parameters."""
-        self.run_id = self.call("start", self.flow, json.dumps(parameters))
+        deployment = self._ask("GET", f"deployments/name/{self.flow}/default")
+        run = self._ask("POST", f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)
+        self.run_id = run["id"]
 
     def started(self):
         """Take the newest run that somebody else has started, if there is one."""
-        self.run_id = self.call("newest", self.flow)
+        flows = {"name": {"any_": [self.flow]}}
+        runs = self._ask("POST", "flow_runs/filter", flows=flows, sort="START_TIME_DESC", limit=1)
+        self.run_id = runs[0]["id"] if runs else ""
         return bool(self.run_id)
 
-    def resume(self, **answer):
-        """Give a suspended run what it waits for."""
-        return self.call("resume", self.run_id, json.dumps(answer))
+    def cancel(self):
+        """Cancel the run, as the button of its page does."""
+        self._ask("POST", f"flow_runs/{self.run_id}/set_state", state={"type": "CANCELLING"})
 
-    def call(self, what, *arguments):
-        # In a process of its own: the server goes away in these tests, and Prefect keeps connections.
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.services", what, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            cwd=ROOT,
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def resume(self, **answer):
+        """Give a suspended run what it waits for; return whether it was accepted."""
+        return self._ask("POST", f"flow_runs/{self.run_id}/resume", run_input=answer)["status"]
 
     def state(self):
         """Return the name of the run's state; nothing while the server does not answer."""
-        # Not by a process: one after another, they would take a core from what is tested.
-        client = self.stack.settings.client()
-        name, _, password = client["PREFECT_API_AUTH_STRING"].partition(":")
-        address = f"{client['PREFECT_API_URL']}/flow_runs/{self.run_id}"
         try:
-            answer = httpx.get(address, auth=(name, password), timeout=10, trust_env=False)
-        except httpx.TransportError:
+            return self._ask("GET", f"flow_runs/{self.run_id}")["state"]["name"]
+        except httpx.HTTPError:
             return ""
-        return answer.json()["state"]["name"] if answer.status_code == httpx.codes.OK else ""
 
     def states(self):
         """Return all states that the run has been in, and why."""
-        return self.call("states", self.run_id)
+        states = self._ask("GET", f"flow_run_states/?flow_run_id={self.run_id}")
+        return "\n".join(f"{state['name']}: {state['message'] or ''}" for state in states)
 
     def logs(self):
-        return self.call("logs", self.run_id)
+        """Return what the run has logged."""
+        logs = self._ask("POST", "logs/filter", logs={"flow_run_id": {"any_": [self.run_id]}})
+        return "\n".join(log["message"] for log in logs)
+
+    def artifact(self, key):
+        """Return the newest artifact of this key."""
+        return self._ask("POST", "artifacts/latest/filter", artifacts={"key": {"any_": [key]}})[0]["data"]
+
+    def _ask(self, method, path, **body):
+        client = self.stack.settings.client()
+        name, _, password = client["PREFECT_API_AUTH_STRING"].partition(":")
+        answer = httpx.request(
+            method,
+            f"{client['PREFECT_API_URL']}/{path}",
+            json=body or None,
+            auth=(name, password),
+            timeout=10,
+            trust_env=False,
+        )
+        answer.raise_for_status()
+        return answer.json()
 
     def training(self):
         """Return whether a trial's first epoch is over."""
@@ -119,51 +130,3 @@ def left():
         for one in psutil.process_iter()
         if any(word in " ".join(_words(one)) for word in ("prefect.engine", "ttl.training.job"))
     ]
-
-
-async def _client(what, *arguments):  # noqa: PLR0911 - one for each thing that is asked
-    from prefect import get_client  # noqa: PLC0415
-    from prefect.client.schemas.filters import (  # noqa: PLC0415
-        ArtifactFilter,
-        ArtifactFilterKey,
-        FlowFilter,
-        FlowFilterName,
-        LogFilter,
-        LogFilterFlowRunId,
-    )
-    from prefect.client.schemas.sorting import FlowRunSort  # noqa: PLC0415
-    from prefect.states import Cancelling  # noqa: PLC0415
-
-    async with get_client() as client:
-        if what == "start":
-            made = await client.read_deployment_by_name(f"{arguments[0]}/default")
-            run = await client.create_flow_run_from_deployment(made.id, parameters=json.loads(arguments[1]))
-            return str(run.id)
-        if what == "newest":
-            runs = await client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=[arguments[0]])),
-                sort=FlowRunSort.START_TIME_DESC,
-                limit=1,
-            )
-            return str(runs[0].id) if runs else ""
-        if what == "resume":
-            done = await client.resume_flow_run(arguments[0], run_input=json.loads(arguments[1]))
-            return str(done.status.value)
-        if what == "states":
-            states = await client.read_flow_run_states(arguments[0])
-            return "\n".join(f"{state.name}: {state.message or ''}" for state in states)
-        if what == "cancel":
-            await client.set_flow_run_state(arguments[0], Cancelling(), force=False)
-            return "cancelling"
-        if what == "artifact":
-            found = await client.read_latest_artifacts(
-                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[arguments[0]]))
-            )
-            return found[0].data
-        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[arguments[0]]))
-        return "\n".join(log.message for log in await client.read_logs(wanted))
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    print(asyncio.run(_client(*sys.argv[1:])))  # noqa: T201

@@ -14,7 +14,7 @@ from ttl.search.results import LEADERBOARD
 from ttl.training.devices import Lease, find_slots, take
 from ttl.training.store import Store
 
-TRIALS, EPOCHS = 3, 7
+TRIALS, EPOCHS = 3, 6
 
 SMALL = {
     "backbones": ["resnet10t"],

@@ -122,7 +122,7 @@ def test_what_prefect_stands_on_fails(deployment, expected, stack, told, fault):
 def test_a_run_is_cancelled(deployment, expected, told):
     deployment.start(**PARAMETERS)
     until(deployment.training, 120, "it trains")
-    deployment.call("cancel", deployment.run_id)
+    deployment.cancel()
     until(lambda: not left(), LEFT_SECONDS + 30, "all processes of the run have ended")
     assert deployment.ends("Cancelled", seconds=60) == "Cancelled"
     before = deployment.store.trials()

@@ -97,7 +97,7 @@ def test_a_drop_becomes_a_champion_by_a_persons_word(stack, store, ward, tmp_pat
     assert retraining.ends("Suspended", "Completed", "Failed", "Crashed", seconds=240) == "Suspended", (
         retraining.logs()
     )
-    evidence = retraining.call("artifact", f"ttl-evidence-{NAME}")
+    evidence = retraining.artifact(f"ttl-evidence-{NAME}")
     assert "**propose**" in evidence
     assert "SYNTHETIC" in evidence
     # It waits through a restart of the server.

@@ -57,7 +57,7 @@ def test_three_ways_lead_to_one_leaderboard(stack, client, store, deployment, ch
 
     deployment.start(**PARAMETERS)
     assert deployment.ends("Completed", "Failed", "Crashed") == "Completed", deployment.logs()
-    rows = json.loads(deployment.call("artifact", "ttl-leaderboard"))
+    rows = json.loads(deployment.artifact("ttl-leaderboard"))
     expected = board(alone)
     by_worker = pl.DataFrame(rows).drop(TIMES).select(expected.columns)
     assert by_worker.cast(expected.schema).equals(expected)
