@@ -124,7 +124,7 @@ def test_a_run_is_cancelled(deployment, expected, told):
     until(deployment.training, 120, "it trains")
     deployment.cancel()
     until(lambda: not left(), LEFT_SECONDS + 30, "all processes of the run have ended")
-    assert deployment.ends("Cancelled", seconds=60) == "Cancelled"
+    assert deployment.ends("Cancelled", seconds=120) == "Cancelled"
     before = deployment.store.trials()
     told.lines.append(("cancellation from Prefect", said(deployment, "Cancelled")))
     # What it had done is not done again.
