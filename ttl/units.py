@@ -1,5 +1,7 @@
 """Numbers in the words of people."""
 
+import math
+
 
 def magnitude(value: float | None) -> str:
     """Return a count in three digits and a unit: 1858 → `1.86 k`, 23510000 → `23.5 M`; a dash for none."""
@@ -10,3 +12,10 @@ def magnitude(value: float | None) -> str:
         if abs(value) >= limit * 0.9995:
             return f"{value / limit:#.3g}".rstrip(".") + unit
     return f"{value:.0f}"
+
+
+def percentage(part: float, total: float) -> str:
+    """Return a share with two significant digits: `1.6 %`."""
+    share = 100 * part / total
+    digits = max(0, 1 - math.floor(math.log10(share))) if 0 < share < 100 else 0
+    return f"{share:.{digits}f} %"

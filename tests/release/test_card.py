@@ -8,6 +8,7 @@ import pytest
 from tests.release.trained import Trained, interval, metrics
 from ttl.release import card
 from ttl.release.description import read_description
+from ttl.units import percentage
 
 DEVICES = {"chosen": "cpu", "reference": "cpu"}
 
@@ -178,7 +179,7 @@ def test_every_table_is_whole(trained: Trained, exported: Path) -> None:
     [(55586, 3372570, "1.6 %"), (1858, 3372570, "0.055 %"), (3, 3, "100 %"), (0, 5, "0 %"), (5, 4, "125 %")],
 )
 def test_shares(part: float, total: float, expected: str) -> None:
-    assert card.percent(part, total) == expected
+    assert percentage(part, total) == expected
 
 
 def test_numbers() -> None:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ttl.data.dataset import PackedDataset
 from ttl.models.network import STRATEGIES
 from ttl.release.description import Description
+from ttl.units import percentage
 
 METRICS = {
     "auroc": "AUROC",
@@ -43,7 +44,7 @@ def write_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(interval=interval, percent=percent, count=count, cell=cell, whole=whole)
+    environment.filters.update(interval=interval, percentage=percentage, count=count, cell=cell, whole=whole)
     environment.filters.update(megabytes=megabytes, millions=millions)
     chosen, reference = selection["chosen"], selection["reference"]
     figures = selection["figures"]
@@ -93,13 +94,6 @@ def interval(values: Mapping[str, float | None] | None, digits: int = 3) -> str:
 def whole(values: Mapping[str, float]) -> str:
     """Return a share with its interval, out of a hundred: `97 (95 to 99)`."""
     return interval({key: 100 * values[key] for key in ("value", "low", "high")}, digits=0)
-
-
-def percent(part: float, total: float) -> str:
-    """Return a share with two significant digits: `1.6 %`."""
-    share = 100 * part / total
-    digits = max(0, 1 - math.floor(math.log10(share))) if 0 < share < 100 else 0
-    return f"{share:.{digits}f} %"
 
 
 def count(value: float) -> str:

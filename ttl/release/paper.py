@@ -217,7 +217,7 @@ def _remarks(rows: Sequence[Row], condition: Mapping[str, Any], confidence: floa
         remarks.append(
             f"AUROC less FTL's: mean over seeds, with its {confidence:.0%} interval and two-sided p, "
             + _method(len(seeds))
-            + f"; p (Holm) is adjusted for the {count} networks compared"
+            + (f"; p (Holm) is adjusted for the {count} networks compared" if count > 1 else "")
         )
     if condition["resplit"] != ABLATIONS["resplit"] and not single:
         remarks.append(

@@ -16,7 +16,7 @@ from ttl.release.report.models import legend
 from ttl.release.report.section import Material, section, with_pictures
 from ttl.release.report.words import code, interval, number, percent, signed, spread
 from ttl.search import results
-from ttl.units import magnitude
+from ttl.units import magnitude, percentage
 
 PAGE = "index.html"
 LIMIT = 10_000_000
@@ -90,7 +90,13 @@ def render(sections: Sequence[dict[str, Any]], trials: pl.DataFrame, *, note: st
         lstrip_blocks=True,
     )
     filters = {"magnitude": magnitude, "number": number, "interval": interval, "signed": signed}
-    environment.filters |= {**filters, "percent": percent, "spread": spread, "code": code}
+    environment.filters |= {
+        **filters,
+        "percent": percent,
+        "percentage": percentage,
+        "spread": spread,
+        "code": code,
+    }
     return environment.get_template("report/page.html.j2").render(
         sections=sections, variables=svg.variables(), strategies=legend(trials), note=note
     )
