@@ -105,7 +105,7 @@ def lives(rows: Sequence[Row]) -> Table:
             f"{row['since']:%Y-%m-%d %H:%M}",
             until,
             row["approved_by"] or f"[dim]not recorded; set by {row['set_by']}[/]",
-            row["reason"],
+            f"roll back: {row['reason']}" if row["decision"] == "roll back" else row["reason"],
             row["network"],
             row["revision"],
         )
@@ -159,8 +159,19 @@ def attention(values: Row) -> Table:
     """Return the table of `ttl attention`: where the best network of each strategy looks."""
     target = values["target"] or "each image's own class"
     of = f"images with {target}" if values["target"] else "images"
-    columns = ("strategy", "cut", "map of", "grid", "area", "on common grid", "less ftl", "random", "signed")
-    table = _table(*columns, "", title=f"{values['dataset']} {values['backbone']}: what speaks for {target}")
+    columns = (
+        "strategy",
+        "cut",
+        "map of",
+        "grid",
+        "area",
+        "on common grid",
+        "less ftl",
+        "random",
+        "signed",
+        "check",
+    )
+    table = _table(*columns, title=f"{values['dataset']} {values['backbone']}: what speaks for {target}")
     for name, one in values["strategies"].items():
         gap = one["less_ftl"].get("area_on_common_grid")
         table.add_row(

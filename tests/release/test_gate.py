@@ -22,7 +22,7 @@ def shift(auroc: float) -> float:
 
 
 def binary(scores: NDArray[np.float64]) -> Probabilities:
-    """HeadToHead as probabilities; 0 is where a threshold of 0.5 lies."""
+    """Scores as probabilities; 0 is where a threshold of 0.5 lies."""
     second = norm.cdf(scores)
     return np.stack([1 - second, second], axis=1)
 
@@ -113,6 +113,32 @@ def test_a_first_model_is_judged_by_the_floor() -> None:
     assert few.reasons == ("the frozen test set has 9 patients of its rarest class; the rule asks for 10",)
 
 
+def test_a_loss_that_the_rule_sets_no_limit_to_is_said_to_whoever_decides() -> None:
+    """The same order of images, and a lower threshold: more findings, and more false alarms."""
+    sets = pair(patients=600)
+    louder = {}
+    for name, one in sets.items():
+        assert one.champion is not None
+        louder[name] = dataclasses.replace(one, challenger=binary(norm.ppf(one.champion[:, 1]) + 1))
+    verdict = judge(RULE, louder)
+    assert verdict.outcome == "propose"
+    for where in ("frozen", "rolling"):
+        found = line(verdict, where, "specificity").difference
+        assert found is not None
+        assert found.high < 0
+        said = f"specificity on the {where} test set is lower by {-found.value:.4f} ("
+        assert [one for one in verdict.reasons if one.startswith(said) and "sets no limit to it" in one]
+    assert not [one for one in judge(RULE, sets).reasons if "no limit" in one]
+
+
+def test_a_champion_that_does_worse_on_newer_patients_is_named_whatever_becomes_of_the_challenger() -> None:
+    words = "the champion, which is live, does worse on newer patients: AUROC 0."
+    for challenger in (0.9, 0.5):
+        fading = judge(RULE, pair(rolling={"champion": 0.7, "challenger": challenger}))
+        assert [one for one in fading.reasons if one.startswith(words)]
+    assert not [one for one in judge(RULE, pair()).reasons if "live" in one]
+
+
 def test_a_first_model_needs_no_rolling_patients_and_shows_them() -> None:
     sets = pair(champion=None, challenger=0.95, patients=60, site="north")
     verdict = judge(RULE, sets)
@@ -181,7 +207,7 @@ def test_a_challenger_that_may_be_worse_is_held(worse: str) -> None:
     assert verdict.outcome == "hold"
     assert [one for one in verdict.reasons if f"AUROC on the {worse} test set may be lower by more" in one]
     other = "rolling" if worse == "frozen" else "frozen"
-    assert not [one for one in verdict.reasons if other in one]
+    assert not [one for one in verdict.reasons if f"AUROC on the {other} test set" in one]
 
 
 def test_each_set_has_its_own_margin() -> None:

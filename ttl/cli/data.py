@@ -81,11 +81,18 @@ def data_check(
         _check_drop(datasets[0], against, as_json)
         return
     from ttl.data.dataset import PackedDataset
+    from ttl.errors import DataError
     from ttl.layout import Layout
     from ttl.params import load_params
 
     params, layout = load_params(), Layout(root=Path.cwd())
-    for name in datasets or [*params.prepare, *params.intake]:
+    known = [*params.prepare, *params.intake]
+    for name in datasets or known:
+        if name not in known and not (layout.datasets / name).is_dir():
+            raise DataError(
+                f"{name} is neither the folder of a drop nor a dataset of params.yaml "
+                f"(which has: {', '.join(known) or 'none'})"
+            )
         packed = PackedDataset.open(layout.datasets / name)
         packed.check()
         console.print(f"{name}: {packed.samples.height} images are as they were packed", highlight=False)

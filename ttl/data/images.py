@@ -52,7 +52,8 @@ def read_image(
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from error
     except DAMAGED as error:
-        raise DataError(f"{name}: the image cannot be read: {error}") from error
+        known = "PNG, JPEG, TIFF, BMP and WebP can; DICOM in drops alone"
+        raise DataError(f"{name}: the image cannot be read: {error} ({known})") from error
 
 
 def fit_to(image: Image.Image, size: tuple[int, int], fit: Fit) -> NDArray[np.uint8]:

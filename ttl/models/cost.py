@@ -69,10 +69,13 @@ def training_macs(network: Network, image_size: int) -> int:
 
 
 def latency(network: Network, image_size: int) -> float:
-    """Return the median time of one image in milliseconds, over 30 runs after 5 to warm up."""
+    """Return the median time of one image in milliseconds, over 30 runs after 5 to warm up.
+
+    On one thread of a CPU: an image has little work for more, and on a busy machine they wait for each other.
+    """
     image = network.blank(image_size)
     times = []
-    with evaluating(network):
+    with evaluating(network), _one_thread():
         for _ in range(WARM_UP + REPEATS):
             _wait(image.device)
             start = time.perf_counter()
@@ -80,6 +83,16 @@ def latency(network: Network, image_size: int) -> float:
             _wait(image.device)
             times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[WARM_UP:])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _wait(device: torch.device) -> None:

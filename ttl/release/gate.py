@@ -21,7 +21,7 @@ Of images with several labels, metrics are means over those that are present in 
 in others; which are not is among the reasons.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -118,6 +118,8 @@ def judge(
         if scores.labels.ndim == 2 and not (can := scorable(scores.labels)).all():
             which = ", ".join(str(number) for number in np.flatnonzero(~can))
             case.add("propose", f"labels number {which} cannot be scored on the {name} test set")
+    for remark in (*_unlimited(lines), *_fading(lines)):
+        case.add("propose", remark)
     if case.outcome == "propose":
         case.add("propose", _praise(first, lines))
     return Verdict(
@@ -177,6 +179,30 @@ def _judge_test(
                 f"{_shown(difference, signed=True)}, and {surely.low:+.4f} is not excluded, given how few "
                 "patients show it",
             )
+
+
+def _unlimited(lines: Sequence[Comparison]) -> Iterator[str]:
+    """Say what the challenger has lost of what the rule sets no limit to: whoever decides has to know it."""
+    for line in lines:
+        if line.metric not in _UNLIMITED or line.difference is None:
+            continue
+        what, lost = f"{_UNLIMITED[line.metric]} on the {line.where} test set", line.difference
+        if line.metric == "ece" and lost.low > 0:
+            yield f"{what} is higher by {_shown(lost)}; the rule sets no limit to it"
+        elif line.metric != "ece" and lost.high < 0:
+            yield f"{what} is lower by {_lost(lost)}; the rule sets no limit to it"
+
+
+def _fading(lines: Sequence[Comparison]) -> Iterator[str]:
+    """Say where the champion itself, which is live, does worse on newer patients than on the frozen ones."""
+    worse = []
+    for metric, title in (_TITLES | {"specificity": "specificity"}).items():
+        found = {line.where: line.champion for line in lines if line.metric == metric}
+        then, now = found.get("frozen"), found.get("rolling")
+        if then is not None and now is not None and now.high < then.low:
+            worse.append(f"{title} {_shown(now)} on the rolling test set, {_shown(then)} on the frozen one")
+    if worse:
+        yield f"the champion, which is live, does worse on newer patients: {'; '.join(worse)}"
 
 
 def _judge_subgroups(
@@ -285,3 +311,4 @@ def _lost(one: Interval) -> str:
 
 
 _TITLES = {"auroc": "AUROC", "sensitivity": "sensitivity"}
+_UNLIMITED = {"auprc": "AUPRC", "specificity": "specificity", "ece": "calibration error (ECE)"}

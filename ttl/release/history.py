@@ -22,8 +22,8 @@ TRAILER = re.compile(
 class Live:
     """A time (UTC) in which one version was the champion; `until` is None for the present one.
 
-    `approved_by`, `reason`, `rule` and `evidence` (SHA-256) are as the approval's tag has them, empty where a
-    stage was assigned without; `set_by` is who made the tag.
+    `decision`, `approved_by`, `reason`, `rule` and `evidence` (SHA-256) are as the approval's tag has them,
+    empty where a stage was assigned without; `set_by` is who made the tag.
     """
 
     dataset: str
@@ -38,6 +38,7 @@ class Live:
     network: str
     revision: str
     commit: str
+    decision: str = ""
 
 
 def history(dataset: str, *, repo: Path, day: datetime.date | None = None) -> list[Live]:
@@ -70,6 +71,7 @@ def history(dataset: str, *, repo: Path, day: datetime.date | None = None) -> li
                 network=made.network if made else "",
                 revision=made.revision if made else "",
                 commit=event.commit,
+                decision=told.get("Decision", ""),
             )
         )
     return found if day is None else [one for one in found if _live_on(one, day)]
