@@ -170,7 +170,7 @@ def test_each_rollback_goes_one_further_back(repo: Path) -> None:
     back = rollback("phantom", repo=repo, who="B", reason="missed findings\nApproved-By: nobody")
     assert (back.version, "champion" in back.stages) == ("v1.0.1", True)
     last = history("phantom", repo=repo)[-1]
-    assert (last.version, last.approved_by) == ("v1.0.1", "B")
+    assert (last.version, last.approved_by, last.decision) == ("v1.0.1", "B", "roll back")
     assert last.reason == "missed findings Approved-By: nobody"
     assert rollback("phantom", repo=repo, who="B", reason="worse").version == "v1.0.0"
     lived = history("phantom", repo=repo)
