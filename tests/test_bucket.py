@@ -1,7 +1,10 @@
 """A bucket's errors: what they say, and what one whose files may name people keeps to itself."""
 
 import logging
+import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -72,3 +75,23 @@ def test_a_server_that_takes_a_request_and_answers_nothing_is_given_up(monkeypat
             with pytest.raises(ServiceError, match="has not answered for 0 s"):
                 put("film", b"film")
             assert proxy.met == times
+
+
+def test_of_many_that_create_a_file_one_does_and_its_content_stays(tmp_path):
+    bucket, start = Bucket(str(tmp_path / "bucket"), patience=0), threading.Barrier(16)
+    names = [f"claims/{number}" for number in range(100)]
+
+    def create(content):
+        made = []
+        for name in names:
+            start.wait()
+            with suppress(FileExistsError):
+                bucket.create(name, content)
+                made.append(name)
+        return made
+
+    contents = [b"%d" % number for number in range(16)]
+    with ThreadPoolExecutor(16) as several:
+        made = dict(zip(contents, several.map(create, contents), strict=True))
+    assert sorted(name for of_one in made.values() for name in of_one) == sorted(names)
+    assert all(bucket.read(name) == content for content, of_one in made.items() for name in of_one)

@@ -126,6 +126,11 @@ class Bucket:
         """Write what is not there yet. Raises `FileExistsError` if it is."""
 
         def create() -> None:
+            if self.local:
+                # Of folders, fsspec's own `create` looks first and then writes: two can both find nothing.
+                with self.files.open(self._at(path), "xb") as file:
+                    file.write(data)
+                return
             try:
                 self.files.pipe_file(self._at(path), data, mode="create", **self._limit(len(data)))
             except OSError as error:
