@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -17,11 +16,22 @@ from ttl.params import FILE, changes_results, load_params
 from ttl.search import results
 from ttl.search.outcome import Outcome
 from ttl.sweep import Sweep
+from ttl.tables import marked
 
 MOST_STARTS = 6
 """So often a deployment's run may be started, once for each crash before: then something else is wrong."""
 
-FIRST = ("dataset", "backbone", "strategy", "cut", "val_auroc_mean", "test_auroc_mean", "params", "macs")
+FIRST = (
+    "mark",
+    "dataset",
+    "backbone",
+    "strategy",
+    "cut",
+    "val_auroc_mean",
+    "test_auroc_mean",
+    "params",
+    "macs",
+)
 """The leaderboard's columns that a person sees without scrolling."""
 
 RUNNER: Any = ThreadPoolTaskRunner(max_workers=64)
@@ -74,7 +84,7 @@ def ttl_sweep(  # noqa: PLR0917 - Prefect calls it by keyword
         outcome = sweep.finish()
     create_table_artifact(
         key="ttl-leaderboard",
-        table=results.leaderboard(outcome.trials).select(*FIRST, pl.exclude(*FIRST)).to_dicts(),
+        table=artifact_rows(outcome),
         description="Mean and deviation over seeds; results/trials.parquet has every trial.",
     )
     listener.finished(outcome)
@@ -121,6 +131,15 @@ def make_crew(sweep: Sweep, listener: Listener) -> Crew:
             revisions=dict(sweep.space.datasets),
         )
     return Here(layout, listener, processes=wanted.processes, limit=wanted.slots, wait=wanted.busy == "wait")
+
+
+def artifact_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the leaderboard with the mark of what was selected, first what is seen without scrolling."""
+    rows = [
+        {"mark": marked(row, outcome.selections.get(row["dataset"])), **row}
+        for row in results.leaderboard(outcome.trials).iter_rows(named=True)
+    ]
+    return [{name: row[name] for name in (*FIRST, *(one for one in row if one not in FIRST))} for row in rows]
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

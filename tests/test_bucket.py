@@ -1,6 +1,8 @@
 """A bucket's errors: what they say, and what one whose files may name people keeps to itself."""
 
+import errno
 import logging
+import os
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -95,3 +97,19 @@ def test_of_many_that_create_a_file_one_does_and_its_content_stays(tmp_path):
         made = dict(zip(contents, several.map(create, contents), strict=True))
     assert sorted(name for of_one in made.values() for name in of_one) == sorted(names)
     assert all(bucket.read(name) == content for content, of_one in made.items() for name in of_one)
+
+
+@pytest.mark.parametrize("put", ["write", "create"])
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch, put):
+    bucket, room = Bucket(str(tmp_path / "bucket"), patience=0), os.fsync
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ttl.bucket.os.fsync", full)
+    with pytest.raises(ServiceError, match="No space left"):
+        getattr(bucket, put)("a/b", b"film")
+    assert not list((tmp_path / "bucket" / "a").iterdir())
+    monkeypatch.setattr("ttl.bucket.os.fsync", room)
+    getattr(bucket, put)("a/b", b"film")
+    assert bucket.read("a/b") == b"film"

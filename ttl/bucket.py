@@ -1,6 +1,7 @@
 """A folder or bucket that fsspec can reach, and that may fail to answer for a while."""
 
 import logging
+import os
 import ssl
 import threading
 import time
@@ -115,7 +116,7 @@ class Bucket:
         def write() -> None:
             if self.local:
                 aside = f"{self._at(path)}.{uuid4().hex[:8]}.new"
-                self.files.pipe_file(aside, data)
+                self._fill(aside, "wb", data)
                 Path(aside).replace(self._at(path))
             else:
                 self.files.pipe_file(self._at(path), data, **self._limit(len(data)))
@@ -128,8 +129,7 @@ class Bucket:
         def create() -> None:
             if self.local:
                 # Of folders, fsspec's own `create` looks first and then writes: two can both find nothing.
-                with self.files.open(self._at(path), "xb") as file:
-                    file.write(data)
+                self._fill(self._at(path), "xb", data)
                 return
             try:
                 self.files.pipe_file(self._at(path), data, mode="create", **self._limit(len(data)))
@@ -141,6 +141,18 @@ class Bucket:
 
         self._writing(create, path)
 
+    def rewrite(self, path: str, data: bytes) -> None:
+        """Write over a file by as many bytes, which in a folder takes no room. Raises `FileNotFoundError`."""
+
+        def rewrite() -> None:
+            if self.local:
+                with Path(self._at(path)).open("r+b") as file:
+                    file.write(data)
+            else:
+                self.files.pipe_file(self._at(path), data, **self._limit(len(data)))
+
+        self._patiently(rewrite, self._doing("writing", path))
+
     def remove(self, path: str, *, folder: bool = False) -> None:
         """Remove a file, or a folder with all that is in it, if it is there."""
         with suppress(FileNotFoundError):
@@ -151,6 +163,17 @@ class Bucket:
                 )
             else:
                 self._patiently(lambda: self.files.rm_file(self._at(path)), self._doing("removing", path))
+
+    def _fill(self, path: str, mode: str, data: bytes) -> None:
+        """Write a file of a folder whole, and to the disk, or leave none."""
+        with self.files.open(path, mode) as opened:
+            try:
+                opened.write(data)
+                opened.flush()
+                os.fsync(opened.fileno())
+            except BaseException:
+                Path(path).unlink(missing_ok=True)
+                raise
 
     def _limit(self, size: int) -> dict[str, float]:
         """Return the time limit of a request with a body of so many bytes, as fsspec takes it."""

@@ -19,6 +19,7 @@ FILE = Path("params.yaml")
 RUNNING = ("executor", "busy", "slots", "resource")
 """Settings of a sweep that say where and how its jobs run: its results do not depend on them."""
 
+PLANNERS = ("exhaustive", "two-stage", "race")
 EXECUTORS = ("local", "ray")
 BUSY = ("wait", "skip")
 
@@ -78,7 +79,7 @@ class SweepParams:
         for share in self.shares:
             if not 0 < share <= 1:
                 raise ParamsError(f"sweep.shares has {share:g}; a share is over 0, at most 1")
-        for name, known in (("executor", EXECUTORS), ("busy", BUSY)):
+        for name, known in (("planner", PLANNERS), ("executor", EXECUTORS), ("busy", BUSY)):
             if getattr(self, name) not in known:
                 raise ParamsError(
                     f"sweep.{name} is {getattr(self, name)!r}; it must be one of: {', '.join(known)}"

@@ -100,9 +100,12 @@ class Sweep:
         new = {step.trial.trial_id for step in steps} - self.synced
         if self.layout.runs.store is not None and new:
             with ThreadPoolExecutor(BROUGHT_AT_ONCE) as several:
-                list(several.map(self._sync, sorted(new)))
+                list(several.map(self._exchange, sorted(new)))
             self.synced |= new
         return steps
+
+    def _exchange(self, trial_id: str) -> None:
+        self.layout.runs.exchange(trial_id, there=trial_id in self.elsewhere)
 
     def packs(self, steps: Sequence[Step], slots: int) -> list[list[Step]]:
         """Share steps out into packs, the first ones first."""
@@ -115,14 +118,6 @@ class Sweep:
     def unfinished(self, steps: Sequence[Step]) -> list[Step]:
         """Return those of some steps that have not been done yet."""
         return [step for step in steps if (found := self.find(step.trial)) is None or found.at(step) is None]
-
-    def _sync(self, trial_id: str) -> None:
-        """Bring what other machines have of a trial, and give them what only this one has."""
-        runs = self.layout.runs
-        if trial_id in self.elsewhere:
-            runs.refresh(trial_id)
-        if runs.result(trial_id) is not None:
-            runs.share(trial_id)
 
     def take_back(self, steps: Sequence[Step]) -> None:
         """Remember that these steps have been run, here or elsewhere: a failure is now this sweep's own."""

@@ -20,6 +20,9 @@ Row = Mapping[str, Any]
 
 NUMERIC = {"parameters", "params", "MACs", "train", "val", "test", "#"}
 
+MARKS = {"selected": "bold green", "reference": "bold"}
+"""How a row is drawn that the selection names."""
+
 
 def spread(mean: float | None, deviation: float | None) -> str:
     """Return a mean and its deviation over seeds: `0.9713 ±0.0042`."""
@@ -63,6 +66,8 @@ def drift(rows: Sequence[Row]) -> Table:
     """Return the table of how new drops compare with earlier ones."""
     table = _table("drop", "drifted", "views", "rank")
     table.columns[2].no_wrap = False
+    table.caption = "rank: share of drops like its site's earlier ones that would look as different by chance"
+    table.caption_justify = "left"
     for row in rows:
         colour = {"yes": "[yellow]yes[/]"}.get(row["drifted"], row["drifted"])
         table.add_row(row["drop"], colour, row["views"], "" if row["rank"] is None else f"{row['rank']:.3f}")
@@ -241,7 +246,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
             title=f"{dataset}{synthetic}{means}",
         )
         for row in rows.iter_rows(named=True):
-            mark, style = _mark(row, selection)
+            mark = marked(row, selection)
             failed = f" ({row['failed']} failed)" if row["failed"] else ""
             table.add_row(
                 *[f"{row[name]:g}" if isinstance(row[name], float) else row[name] for name in factors],
@@ -253,7 +258,7 @@ def print_leaderboard(console: Console, board: pl.DataFrame, entries: Mapping[st
                 spread(row["test_auroc_mean"], row["test_auroc_std"]),
                 *([f"{row['seeds']}{failed}"] if uneven else []),
                 mark,
-                style=style,
+                style=MARKS.get(mark),
             )
         console.print(table)
         if selection:
@@ -353,18 +358,14 @@ def print_paper(console: Console, printed: "Printed") -> None:
         console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def _mark(row: Row, selection: Mapping[str, Any] | None) -> tuple[str, str | None]:
-    if selection is None:
-        return "", None
-    keys = ("backbone", "source", "strategy", "cut", "recipe", "image_size", "processes")
-
-    def is_it(role: str) -> bool:
-        known = {**results.ABLATIONS, **selection[role]}
-        return all(known[key] == row[key] for key in (*keys, *results.ABLATIONS))
-
-    if is_it("chosen"):
-        return "selected", "bold green"
-    return ("reference", "bold") if is_it("reference") else ("", None)
+def marked(row: Row, selection: Mapping[str, Any] | None) -> str:
+    """Return what a row of the leaderboard is to a selection: `selected`, `reference`, or nothing."""
+    keys = ("backbone", "source", "strategy", "cut", "recipe", "image_size", "processes", *results.ABLATIONS)
+    for mark, role in (("selected", "chosen"), ("reference", "reference")):
+        known = {} if selection is None else {**results.ABLATIONS, **selection[role]}
+        if known and all(known[key] == row[key] for key in keys):
+            return mark
+    return ""
 
 
 def _table(*columns: str, title: str | None = None, right: int = 0) -> Table:

@@ -4,7 +4,9 @@ import datetime
 import hashlib
 import multiprocessing
 import os
+import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -150,7 +152,7 @@ def test_an_error_leaves_the_old_dataset_and_nothing_else(tmp_path):
     with pytest.raises(DataError, match="line 11"):
         write(tmp_path / "d", broken())
     assert PackedDataset.open(tmp_path / "d").revision == old.revision
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+    assert {p.name for p in tmp_path.iterdir()} == {"d", ".d.lock"}
 
 
 def test_a_new_dataset_replaces_the_old_one(tmp_path):
@@ -158,7 +160,7 @@ def test_a_new_dataset_replaces_the_old_one(tmp_path):
     new = write(tmp_path / "d", make(20, seed=1))
     assert len(PackedDataset.open(tmp_path / "d").samples) == 20
     assert sorted(digests(new.root)) == ["dataset.json", "samples.parquet", "shard-00000.u8"]
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+    assert {p.name for p in tmp_path.iterdir()} == {"d", ".d.lock"}
 
 
 def _die_half_way(out):
@@ -180,7 +182,7 @@ def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path):
     assert PackedDataset.open(out).revision == old.revision
     new = write(out, make(20, seed=2))
     assert sorted(digests(new.root)) == ["dataset.json", "samples.parquet", "shard-00000.u8"]
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+    assert {p.name for p in tmp_path.iterdir()} == {"d", ".d.lock"}
 
 
 def test_an_old_dataset_that_a_killed_writer_had_replaced_goes(tmp_path):
@@ -189,7 +191,7 @@ def test_an_old_dataset_that_a_killed_writer_had_replaced_goes(tmp_path):
     (tmp_path / ".d.old").mkdir(exist_ok=True)
     (tmp_path / ".d.old" / "dataset.json").write_text("{}")
     assert len(write(tmp_path / "d", make(20)).samples) == 20
-    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+    assert {p.name for p in tmp_path.iterdir()} == {"d", ".d.lock"}
 
 
 def test_a_dataset_moved_aside_by_a_killed_writer_comes_back(tmp_path):
@@ -203,6 +205,23 @@ def test_a_dataset_moved_aside_by_a_killed_writer_comes_back(tmp_path):
     with pytest.raises(DataError, match="no"):
         write(tmp_path / "d", broken())
     assert PackedDataset.open(tmp_path / "d").revision == old.revision
+
+
+def test_a_writer_is_alone_until_what_it_replaced_is_gone(tmp_path, monkeypatch):
+    out, met = tmp_path / "d", []
+    write(out, make(20))
+    remove = shutil.rmtree
+
+    def meanwhile(path, *arguments, **options):
+        if Path(path).name == ".d.old":
+            with pytest.raises(DataError, match="being written by another process"):
+                write(out, make(10, seed=1))
+            met.append(path)
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr("ttl.data.pack.shutil.rmtree", meanwhile)
+    assert len(write(out, make(30)).samples) == 30
+    assert met
 
 
 def test_two_writers_of_one_dataset_are_kept_apart(tmp_path):
@@ -233,7 +252,7 @@ def test_a_sample_that_does_not_fit_is_named(change, said, tmp_path):
     samples[3] = Sample(**{**fields, **change})
     with pytest.raises(DataError, match=said):
         write(tmp_path / "d", samples)
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [".d.lock"]
 
 
 def test_a_split_that_is_no_split_is_named(tmp_path):

@@ -82,10 +82,17 @@ def leaderboard(folder):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(stack, datasets, tmp_path_factory):
-    """The leaderboard of the sweep that no fault has met."""
+def whole(stack, datasets, tmp_path_factory):
+    """A project, and its sweep that no fault meets: it has begun."""
     project = Project.make(tmp_path_factory.mktemp("whole") / "project", datasets, api(stack), **SMALL)
-    _, output = project.run("sweep")
+    return project, project.start("sweep")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(whole):
+    """The leaderboard of the sweep that no fault has met."""
+    project, process = whole
+    output, _ = process.communicate(timeout=300)
     board = leaderboard(project.folder)
     assert board["seeds"].to_list() == [1] * TRIALS, output
     return board

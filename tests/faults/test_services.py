@@ -33,7 +33,7 @@ def deployment(stack, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def expected(stack):
+def expected(stack, whole):
     """What the demo's images give without a fault: validation AUROC by cut, trained in the clone itself."""
     clone = stack.settings.folder / "clone"
     project = Project(
@@ -50,7 +50,9 @@ def expected(stack):
         "exhaustive",
     ]
     options += ["--recipe", json.dumps(PARAMETERS["recipe"]), "--image-size", str(PARAMETERS["image_size"])]
+    # Beside the other sweep that no fault meets; then neither is on the machine any more.
     project.run("sweep", *options)
+    whole[1].wait(timeout=300)
     results = [json.loads(path.read_text()) for path in (clone / "runs").glob("*/result.json")]
     found = sorted(result["val_auroc"] for result in results)
     assert len(found) == TRIALS

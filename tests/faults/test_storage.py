@@ -127,7 +127,7 @@ def test_dvcs_storage_fails_while_a_dataset_is_pulled(stack, bucket, tmp_path, t
             check=True,
         )
         with proxy.fault("busy"):
-            process = pulls("phantom")
+            process, missing = pulls("phantom"), pulls("nowhere")
             lines = []
             for line in process.stdout:
                 lines.append(line)
@@ -138,6 +138,6 @@ def test_dvcs_storage_fails_while_a_dataset_is_pulled(stack, bucket, tmp_path, t
     assert (clone / "data" / "packed" / "phantom" / "dataset.json").is_file()
     told.lines.append(("DVC's storage: busy", lines[-1]))
     # What cannot pass is not tried again.
-    output, _ = pulls("nowhere").communicate(timeout=200)
+    output, _ = missing.communicate(timeout=200)
     assert "does not name data/packed/nowhere" in output
     assert "Retry" not in output

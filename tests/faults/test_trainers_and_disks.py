@@ -150,9 +150,8 @@ def test_a_device_out_of_memory(stack, datasets, tmp_path, told):
     whole, limited = (
         Project.make(tmp_path / name, datasets, api(stack), **changes) for name in ("whole", "limited")
     )
-    finish(whole.start("sweep"))
     trainers_run(limited, OUT_OF_MEMORY)
-    output = finish(limited.start("sweep"))
+    _, output = [finish(process) for process in [one.start("sweep") for one in (whole, limited)]]
     told.lines.append(
         ("a device out of memory", line_with(output, "out of memory; again with each batch in 2"))
     )

@@ -124,7 +124,7 @@ def test_an_append_that_dies_leaves_the_dataset_as_it_was(root):
         append("toy", SPEC, [delivery("second", dies())], root)
     assert PackedDataset.open(root).revision == revision
     assert sorted(path.name for path in root.iterdir()) == files
-    assert [path.name for path in root.parent.iterdir()] == ["toy"]
+    assert sorted(path.name for path in root.parent.iterdir()) == [".toy.lock", "toy"]
 
 
 def test_a_drop_of_which_nothing_gets_in_is_recorded_and_changes_no_revision(root):

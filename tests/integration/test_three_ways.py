@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tests.projects import Project
-from ttl.search.results import LEADERBOARD
+from ttl.search.results import LEADERBOARD, read_selections
 
 PARAMETERS = {
     "backbones": ["resnet10t"],
@@ -58,6 +58,9 @@ def test_three_ways_lead_to_one_leaderboard(stack, client, store, deployment, ch
     deployment.start(**PARAMETERS)
     assert deployment.ends("Completed", "Failed", "Crashed") == "Completed", deployment.logs()
     rows = json.loads(deployment.artifact("ttl-leaderboard"))
+    chosen = read_selections(alone.folder / "results")["phantom"]["chosen"]
+    (selected,) = (row for row in rows if row["mark"] == "selected")
+    assert (selected["strategy"], selected["cut"]) == (chosen["strategy"], chosen["cut"])
     expected = board(alone)
     by_worker = pl.DataFrame(rows).drop(TIMES).select(expected.columns)
     assert by_worker.cast(expected.schema).equals(expected)

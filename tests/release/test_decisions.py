@@ -1,14 +1,16 @@
 """Two proposals at once, a decision twice, another decision, and clocks that differ."""
 
 import datetime
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.release.helpers import run
 from ttl.errors import ReleaseError
-from ttl.release import registry, tags
+from ttl.release import registry, tags, vcs
 from ttl.release.decisions import decide
 from ttl.release.history import champion_version, history, message, trailers
 from ttl.release.tags import Event, in_order
@@ -30,7 +32,7 @@ def propose(repo: Path, against: str | None = "none", *, gate: bool = True) -> s
     return version
 
 
-def say(repo: Path, version: str, decision: str = "approve", **changes: str) -> str:
+def say(repo: Path, version: str, decision: str = "approve", **changes: Any) -> str:
     return decide("phantom", version, repo=repo, decision=decision, **{**ADA, **changes})
 
 
@@ -108,13 +110,66 @@ def test_the_champion_is_not_rejected_and_what_nobody_judged_is_not_decided_on(r
         say(repo, version, "maybe")
 
 
-def test_another_clone_that_has_decided_meanwhile_is_heard(repo: Path, remotes: Path, tmp_path: Path) -> None:
-    first, second = propose(repo), propose(repo)
+@pytest.fixture
+def other(repo: Path, remotes: Path, tmp_path: Path) -> Path:
+    """Give another clone, which has the same two proposals as the first."""
+    propose(repo)
+    propose(repo)
     run(repo, "git", "push", "-q", "origin", "main", "--tags")
     run(tmp_path, "git", "clone", "-q", str(remotes), "clone")
-    decide("phantom", first, repo=tmp_path / "clone", decision="approve", push=True, **ADA)
+    return tmp_path / "clone"
+
+
+def test_another_clone_that_has_decided_meanwhile_is_heard(repo: Path, other: Path) -> None:
+    say(other, "v1.0.0", push=True)
     with pytest.raises(ReleaseError, match=r"and v1\.0\.0 is the champion now"):
-        decide("phantom", second, repo=repo, decision="approve", push=True, **ADA)
+        say(repo, "v1.0.1", push=True)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, repo: Path, do: Callable[[], object]) -> None:
+    """Have something done after a clone has looked at the others' tags, and before it pushes its own."""
+    push, done = vcs.push_tag, []
+
+    def later(root: Path, *others: Any) -> bool:
+        if root == repo and not done:
+            done.append(do())
+        return push(root, *others)
+
+    monkeypatch.setattr(vcs, "push_tag", later)
+
+
+def test_of_two_approvals_at_once_one_is_carried_out(
+    repo: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, repo, lambda: say(other, "v1.0.0", push=True))
+    with pytest.raises(ReleaseError, match=r"judged against no champion, and v1\.0\.0 is the champion now"):
+        say(repo, "v1.0.1", push=True)
+    assert champion_version("phantom", repo=repo) == "v1.0.0"
+    assert not told_of(repo, "v1.0.1")
+
+
+def test_of_a_rejection_and_an_approval_at_once_one_stands(
+    repo: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, repo, lambda: say(other, "v1.0.0", "reject", who="Dr. Bea", push=True))
+    with pytest.raises(ReleaseError, match=r"was rejected by Dr\. Bea .*: that stands"):
+        say(repo, "v1.0.0", push=True)
+    assert champion_version("phantom", repo=repo) is None
+
+
+def test_the_same_decision_by_two_at_once_is_one(
+    repo: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, repo, lambda: say(other, "v1.0.0", who="Dr. Bea", push=True))
+    assert "was approved by Dr. Bea" in say(repo, "v1.0.0", push=True)
+    assert len(told_of(repo, "v1.0.0")) == 1
+
+
+def test_a_decision_that_never_got_out_is_pushed_when_it_is_repeated(repo: Path, other: Path) -> None:
+    say(repo, "v1.0.0")
+    assert "already" in say(repo, "v1.0.0", push=True)
+    vcs.update_tags(other, "phantom")
+    assert champion_version("phantom", repo=other) == "v1.0.0"
 
 
 def made(minutes: int, tag: str, version: str, stage: str | None) -> Event:

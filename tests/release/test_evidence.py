@@ -26,7 +26,7 @@ from ttl.release.gate_rule import Both, GateRule, RuleVersion
 from ttl.release.head_to_head import Comparison, HeadToHead
 from ttl.release.testsets import score_tests
 from ttl.release.watch import Watched
-from ttl.search.results import LEDGER, LEDGER_SCHEMA
+from ttl.search.results import LEDGER, LEDGER_SCHEMA, TRIALS, TRIALS_SCHEMA
 
 SECTIONS = [
     "The models",
@@ -265,19 +265,28 @@ def test_the_ledger_of_this_dataset_is_shown(trained: Trained, exported: Path, t
         "resplit": "none",
     }
     other = {**row, "dataset": "other", "reason": "of another dataset"}
-    pl.DataFrame([row, other], LEDGER_SCHEMA).write_csv(tmp_path / LEDGER)
+    never = {**row, "cut": "blocks.2", "trained": "never", "epochs": 0, "reason": "larger"}
+    pl.DataFrame([row, never, other], LEDGER_SCHEMA).write_csv(tmp_path / LEDGER)
+    trials = [
+        {**row, "status": "completed", "seed": 0, "val_auroc": 0.5},
+        {**row, "status": "completed", "seed": 1, "val_auroc": 0.75},
+        {**row, "status": "stopped", "seed": 2, "val_auroc": 0.25},
+        {**other, "status": "completed", "seed": 0, "val_auroc": 0.125},
+    ]
+    columns = {name: [one.get(name) for one in trials] for name in TRIALS_SCHEMA}
+    pl.DataFrame(columns, TRIALS_SCHEMA).write_parquet(tmp_path / TRIALS)
     text = write_evidence(make(trained, exported, results=tmp_path), tmp_path / "out")
-    line = (
-        "| efficientnet_lite0 | imagenet | ttl | blocks.1 | 1 | stage | to the end | 3 | 3 | "
-        "the best &#124; so far | fast | pooled | 1 | none |"
-    )
-    assert line in [one.rstrip() for one in text.splitlines()]
+    lines = [one.rstrip() for one in text.splitlines()]
+    assert "| strategy | cut | trained | epochs | full_epochs | val_auroc | reason |" in lines
+    assert "| ttl | blocks.1 | to the end | 3 | 3 | 0.625 | the best &#124; so far |" in lines
+    assert "| ttl | blocks.2 | never | 0 | 3 |  | larger |" in lines
+    assert "All have backbone efficientnet_lite0, source imagenet, recipe fast, head pooled" in text
     assert "of another dataset" not in text
     tables(text)
     page = Page((tmp_path / "out" / "evidence.html").read_text())
     assert "the best | so far" in page.text
-    (table,) = [one for one in page.tables if one[0][0] == "backbone"]
-    assert len(table) == 2
+    (table,) = [one for one in page.tables if one[0][0] == "strategy"]
+    assert len(table) == 3
 
 
 @pytest.mark.usefixtures("cheap")
@@ -404,6 +413,7 @@ def test_what_is_not_there_is_said(trained: Trained, exported: Path, tmp_path: P
     assert "There is no ledger of the search." in text
     assert "The dataset was made of no drops." in text
     pl.DataFrame(schema=LEDGER_SCHEMA).write_csv(tmp_path / LEDGER)
+    pl.DataFrame(schema=TRIALS_SCHEMA).write_parquet(tmp_path / TRIALS)
     text = write_evidence(dataclasses.replace(known, scores={}), tmp_path / "out")
     assert "The ledger of the search has no row of this dataset." in text
     assert "Not shown: the task is not binary." in text

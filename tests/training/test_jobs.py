@@ -11,12 +11,14 @@ import pytest
 from ttl.errors import ServiceError
 from ttl.models.backbones import weights_sha256
 from ttl.processes import kill_children
+from ttl.training import checkpoint
 from ttl.training.accelerator import make_accelerator
 from ttl.training.devices import find_slots
 from ttl.training.job import Datasets, run_step
 from ttl.training.launch import Job
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import Runs
+from ttl.training.store import Store
 from ttl.training.trial import Step, Trial
 from ttl.training.worker import Failure, Worker, _Tries
 
@@ -219,3 +221,31 @@ def test_a_pack_that_cannot_start_fails_with_the_reason(processes, toy, datasets
     with Worker(find_slots(processes)[0], runs, datasets) as worker:
         worker.run([Step(trial=trial)], lambda _: None)
     assert "prepared anew" in runs.result(trial.trial_id)["error"]
+
+
+def test_a_checkpoint_that_did_not_get_out_is_no_end_of_uploading(tmp_path, monkeypatch, caplog):
+    """The training of hours goes on after an outage, and so do its copies elsewhere."""
+    store = Store(str(tmp_path / "store"))
+    runs = Runs(tmp_path / "runs", store)
+    trial = Trial(
+        dataset="toy", revision="r", backbone="b", strategy="ftl", recipe=RECIPE, image_size=32, seed=0
+    )
+    put, tried = Store.put_checkpoint, threading.Semaphore(0)
+
+    def away(*arguments):
+        tried.release()
+        raise ServiceError("it has not answered for 300 s")
+
+    def back(*arguments):
+        put(*arguments)
+        tried.release()
+
+    worker = Worker(find_slots(1)[0], runs, tmp_path)
+    with worker._uploading(trial.trial_id) as told:
+        for epoch, answer in ((1, away), (2, back)):
+            monkeypatch.setattr(Store, "put_checkpoint", answer)
+            saved = checkpoint.save(runs.work(trial.trial_id), trial, epoch, {"epoch": epoch})
+            told.set()
+            assert tried.acquire(timeout=60)
+    assert store.bucket.names(f".checkpoints/{trial.trial_id}") == [saved.name]
+    assert "has no copy elsewhere: it has not answered" in caplog.text

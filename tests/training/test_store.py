@@ -1,14 +1,10 @@
 """The store, on a folder: whole or absent, one claim at a time, patient with storage that fails."""
 
 import dataclasses
-import json
+import errno
 import logging
-import subprocess
-import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -16,7 +12,6 @@ import pytest
 from ttl.bucket import Bucket
 from ttl.errors import ServiceError, TrialError
 from ttl.training import checkpoint
-from ttl.training.claims import Claim, Claims
 from ttl.training.recipe import make_recipe
 from ttl.training.runs import HISTORY, HISTORY_SCHEMA, WEIGHTS, Runs, reach
 from ttl.training.store import Store
@@ -184,45 +179,6 @@ def test_what_was_being_published_when_the_machine_died_is_finished(tmp_path, mo
     assert runs.weights(ID).read_bytes() == b"weights"
 
 
-def test_of_many_that_want_a_trial_exactly_one_has_it(tmp_path):
-    stores = [Store(str(tmp_path / "store"), lease=30) for _ in range(16)]
-    start = threading.Barrier(len(stores))
-
-    def try_it(store):
-        start.wait()
-        return store.claims.take(ID)
-
-    with ThreadPoolExecutor(len(stores)) as several:
-        claims = list(several.map(try_it, stores))
-    assert len([claim for claim in claims if claim]) == 1
-
-
-def test_a_claim_that_goes_while_it_is_looked_at_is_not_a_void_one(tmp_path, monkeypatch):
-    """Another may have made the next one in between."""
-    one, two, three = (Store(str(tmp_path / "store"), lease=30) for _ in range(3))
-    with ExitStack() as held:
-        first = ExitStack()
-        assert first.enter_context(one.claim(ID, wait=False))
-        look = Claims._void
-
-        def meanwhile(self, path):
-            first.close()
-            assert held.enter_context(three.claim(ID, wait=False))
-            return look(self, path)
-
-        monkeypatch.setattr(two.claims, "_void", meanwhile.__get__(two.claims))
-        assert two.claims.take(ID) is None
-
-
-def test_of_two_that_follow_a_void_claim_not_both_have_it(tmp_path):
-    one, two = (Store(str(tmp_path / "store"), lease=30) for _ in range(2))
-    # `one` has seen the void claim 0, whose holder then let go; `two` has begun anew.
-    assert two.claims.take(ID)
-    mine = Claim(f".claims/{ID}", 1, "me")
-    one.bucket.create(mine.path, mine.content(0))
-    assert not one.claims._alone(mine, void=0)
-
-
 def test_a_stopped_trial_goes_on_elsewhere_from_where_it_was(tmp_path, store):
     one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
     saved = checkpoint.save(one.work(ID), TRIAL, 3, {"epoch": 3})
@@ -241,35 +197,6 @@ def test_a_failure_elsewhere_is_known_here_though_the_trial_had_got_further(tmp_
     node.share(ID)
     driver.refresh(ID)
     assert driver.result(ID)["status"] == "failed"
-
-
-def test_a_claim_holds_while_its_holder_lives_and_no_longer(tmp_path):
-    address = str(tmp_path / "store")
-    code = (
-        "import sys, time; from ttl.training.store import Store\n"
-        f"with Store({address!r}, lease=4).claim({ID!r}, wait=False) as claimed:\n"
-        "    print(claimed, flush=True); sys.stdin.read()\n"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "True\n"
-    store = Store(address, lease=4)
-    changed, deadline = [], time.monotonic() + 60
-    while len(changed) < 6:
-        assert time.monotonic() < deadline, "its holder shows no sign of life"
-        with store.claim(ID, wait=False) as claimed:
-            assert not claimed
-        (claim,) = (tmp_path / "store" / ".claims" / ID).glob("[0-9]")
-        content = claim.read_text()
-        if content and (not changed or content != changed[-1]):
-            changed.append(content)
-    assert len({json.loads(content)["holder"] for content in changed}) == 1
-    holder.kill()
-    holder.wait()
-    with store.claim(ID, wait=True) as claimed:
-        assert claimed
-    assert not list((tmp_path / "store" / ".claims").glob("*/*"))
 
 
 def test_a_storage_that_fails_for_a_while_is_waited_for_and_said_once(store, caplog, monkeypatch):
@@ -332,6 +259,60 @@ def test_a_copy_without_weights_is_not_given_for_the_whole(tmp_path, store, capl
     assert store.result(ID)["status"] == "completed"
 
 
+def test_what_is_brought_does_not_take_the_place_of_what_has_got_further_meanwhile(
+    tmp_path, store, monkeypatch
+):
+    one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
+    publish(one, {"status": "stopped", "epochs": 1, "val_auroc": 0.4}, b"early")
+    one.share(ID)
+    get = Store.get
+
+    def meanwhile(*arguments):
+        found = get(*arguments)
+        publish(other, weights=b"late")
+        return found
+
+    monkeypatch.setattr(Store, "get", meanwhile)
+    other.refresh(ID)
+    assert other.result(ID)["status"] == "completed"
+    assert other.weights(ID).read_bytes() == b"late"
+
+
+def test_a_checkpoint_that_was_brought_in_part_is_none(tmp_path, store, monkeypatch):
+    one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
+    saved = checkpoint.save(one.work(ID), TRIAL, 3, {"epoch": 3})
+    content = saved.read_bytes()
+    publish(one, {"status": "stopped", "epochs": 3, "val_auroc": 0.4})
+    one.share(ID)
+    write = Path.write_bytes
+
+    def full(path, data):
+        write(path, data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            other.checkpoints(ID)
+    assert not checkpoint.found(other.work(ID))
+    (brought,) = checkpoint.found(other.checkpoints(ID))
+    assert brought.read_bytes() == content
+
+
+def test_results_are_exchanged_both_ways_but_not_while_somebody_is_at_the_trial(tmp_path, store):
+    one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
+    publish(one)
+    with Runs(tmp_path / "one").claim(ID):
+        one.exchange(ID, there=False)
+        assert store.result(ID) is None
+    one.exchange(ID, there=False)
+    assert store.result(ID)["status"] == "completed"
+    store.bucket.write(f".checkpoints/{ID}/left", b"x")
+    other.exchange(ID, there=True)
+    assert other.result(ID) == one.result(ID)
+    assert not store.bucket.names(f".checkpoints/{ID}")
+
+
 def test_many_that_place_the_same_result_at_once_leave_one(tmp_path, store):
     publish(machine(tmp_path, "one", store))
     machine(tmp_path, "one", store).share(ID)
@@ -340,5 +321,5 @@ def test_many_that_place_the_same_result_at_once_leave_one(tmp_path, store):
     with ThreadPoolExecutor(8) as several:
         list(several.map(lambda _: other._bring(ID, (HISTORY,)), range(24)))
     assert other.result(ID)["status"] == "completed"
-    assert [path.name for path in (tmp_path / "other").iterdir() if path.name != ".partial"] == [ID]
+    assert [path.name for path in (tmp_path / "other").iterdir() if not path.name.startswith(".")] == [ID]
     assert not list((tmp_path / "other" / ".partial").iterdir())

@@ -68,6 +68,12 @@ def retrain(
 
     params, layout = load_params(), Layout(root=Path.cwd())
     name = params.intake_name(dataset)
+
+    def sweep() -> None:
+        run_sweep({}, Layout(root=Path.cwd()))
+        console.print("judging what was selected, as gate.yaml says")
+
+    console.print(f"{name}: a copy of the project is prepared to train in", highlight=False)
     made = propose(
         layout,
         name,
@@ -75,7 +81,7 @@ def retrain(
         own=False,
         push=push,
         run_id="by hand",
-        sweep=lambda: run_sweep({}, Layout(root=Path.cwd())),
+        sweep=sweep,
     )
     colour = {"propose": "green", "reject": "red"}.get(made.outcome, "yellow")
     console.print(f"{name}, revision {made.revision}: [{colour}]{made.outcome}[/]", highlight=False)

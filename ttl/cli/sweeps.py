@@ -88,11 +88,15 @@ def sweep(  # noqa: PLR0917 - typer calls it by keyword
         console.print("note: planner two-stage looks at stages, then blocks: --granularity is not used")
     layout, params, merge = Layout(root=Path.cwd()), load_params(FILE, overrides), changes_results(overrides)
     outcome = current(params, layout, fingerprint(params, layout, merge=merge))
+    trained = False
     if outcome is None:
         from ttl.sweep import Sweep
 
         planned = Sweep(params, layout, merge=merge)
-        outcome = run_sweep(overrides, layout) if planned.pending() else planned.finish()
+        trained = bool(planned.pending())
+        outcome = run_sweep(overrides, layout) if trained else planned.finish()
+    if not trained:
+        console.print(f"all {outcome.trials.height} trials have results; there is nothing to train")
     tables.print_outcome(console, outcome, layout)
     if outcome.lost_strategies or outcome.unselected:
         raise typer.Exit(1)

@@ -188,16 +188,15 @@ def _resolved(labels: list[Any], policy: Policy) -> list[Label]:
 def replacing(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place at the end, unless an error comes first.
 
-    An operating-system lock on that folder keeps two writers of one dataset apart and goes with its process,
-    so what a killed writer left is safe to remove.
+    An operating-system lock keeps two writers of one dataset apart and goes with its process, so what a
+    killed writer left is safe to remove. Raises `DataError` while another process is writing it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    aside.mkdir(exist_ok=True)
-    with _locked(aside, out):
+    with _locked(out):
         try:
-            for left in aside.iterdir():
-                left.unlink()
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
             _settle(out, old)
             yield aside
             _flush(aside)
@@ -214,13 +213,10 @@ def settle(out: Path) -> None:
 
     Raises `DataError` while another process is writing it.
     """
-    aside, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
-    if not old.exists():
-        return
-    aside.mkdir(exist_ok=True)
-    with _locked(aside, out):
-        _settle(out, old)
-        shutil.rmtree(aside, ignore_errors=True)
+    old = out.with_name(f".{out.name}.old")
+    if old.exists():
+        with _locked(out):
+            _settle(out, old)
 
 
 def _settle(out: Path, old: Path) -> None:
@@ -233,18 +229,14 @@ def _settle(out: Path, old: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking, another writer may have moved or removed the folder.
-        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            raise BlockingIOError
+def _locked(out: Path) -> Iterator[None]:
+    # Not on a folder that is moved or removed: whoever came next would lock another one.
+    with out.with_name(f".{out.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{out} is being written by another process; wait until it is done") from error
         yield
-    except BlockingIOError as error:
-        raise DataError(f"{out} is being written by another process; wait until it is done") from error
-    finally:
-        os.close(descriptor)
 
 
 def _flush(folder: Path) -> None:

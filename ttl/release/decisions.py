@@ -1,5 +1,6 @@
 """The decision of a person on a proposal of the gate, kept in the registry's tags."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,15 +33,16 @@ def decide(
     if push:
         # Others may have decided meanwhile.
         vcs.update_tags(root, dataset)
-    events = [one for one in registry.history(repo=root, dataset=dataset) if one.version == version]
-    made = _registration(events, dataset, version)
-    told = trailers(made.message)
+    made, earlier = _known(root, dataset, version)
+    told, once = trailers(made.message), f"decided/{dataset}/{version}"
     if "Rule" not in told:
         raise ReleaseError(f"{made.tag} was not proposed by the gate; `ttl models assign` assigns a stage")
-    earlier = next((one for one in events if trailers(one.message).get("Decision") in DECISIONS), None)
     if earlier is not None:
-        return _stands(earlier, made, decision)
-    champion = champion_version(dataset, repo=root)
+        sentence = _stands(earlier, made, decision)
+        if push:
+            # Whoever set it may have died before the others had it.
+            registry.push(earlier.tag, repo=root, once=once)
+        return sentence
     facts = {
         "Decision": decision,
         "Approved-By" if decision == "approve" else "Rejected-By": who,
@@ -49,21 +51,43 @@ def decide(
         "Evidence": told.get("Evidence", ""),
     }
     text = message(f"{decision.capitalize()} {made.tag}", facts)
+    to_do = partial(_is_to_do, root, made, decision)
     if decision == "reject":
-        if champion == version:
-            raise ReleaseError(
-                f"{made.tag} is the champion: `ttl models rollback {dataset}` goes back to the one before"
-            )
-        registry.withdraw(made.tag, "challenger", repo=root, push=push, message=text, record=True)
-        return f"{made.tag} is rejected by {who}: {reason}"
-    against = told.get("Against", NOBODY)
-    if champion not in (version, None if against == NOBODY else against):
+        registry.withdraw(made.tag, "challenger", repo=root, push=push, message=text, check=to_do, once=once)
+        done = f"{made.tag} is rejected by {who}: {reason}"
+    else:
+        registry.assign(made.tag, CHAMPION, repo=root, push=push, message=text, check=to_do, once=once)
+        done = f"{made.tag} is the champion, approved by {who}: {reason}"
+    _, stands = _known(root, dataset, version)
+    assert stands is not None
+    return done if stands.message.strip() == text.strip() else _stands(stands, made, decision)
+
+
+def _is_to_do(root: Path, made: Event, decision: str) -> bool:
+    """Return whether a decision is still to be carried out. Raises `ReleaseError` if it no longer can be."""
+    _, earlier = _known(root, made.dataset, made.version)
+    if earlier is not None:
+        _stands(earlier, made, decision)
+        return False
+    champion = champion_version(made.dataset, repo=root)
+    against = trailers(made.message).get("Against", NOBODY)
+    if decision == "reject" and champion == made.version:
+        raise ReleaseError(
+            f"{made.tag} is the champion: `ttl models rollback {made.dataset}` goes back to the one before"
+        )
+    if decision == "approve" and champion not in (made.version, None if against == NOBODY else against):
         raise ReleaseError(
             f"{made.tag} was judged against {_named(against)}, and {_named(champion)} is the champion now: "
             "retrain, so that it is compared with that one"
         )
-    registry.assign(made.tag, CHAMPION, repo=root, push=push, message=text)
-    return f"{made.tag} is the champion, approved by {who}: {reason}"
+    return True
+
+
+def _known(root: Path, dataset: str, version: str) -> tuple[Event, Event | None]:
+    """Return the registration of a version, and the decision on it if there is one."""
+    events = [one for one in registry.history(repo=root, dataset=dataset) if one.version == version]
+    decided = (one for one in events if trailers(one.message).get("Decision") in DECISIONS)
+    return _registration(events, dataset, version), next(decided, None)
 
 
 def _registration(events: list[Event], dataset: str, version: str) -> Event:

@@ -30,6 +30,7 @@ from ttl.release.head_to_head import HeadToHead, TestName
 from ttl.release.predict import rebuild
 from ttl.release.watch import MOST_IMAGES, Watched
 from ttl.search import results
+from ttl.training.runs import COMPLETED
 
 PAGE_TEMPLATE = "evidence.html.j2"
 BINS = 5
@@ -94,8 +95,7 @@ def _values(evidence: Evidence) -> dict[str, Any]:
         "untold": [f"{one.title}: {one.found}" for one in evidence.drift if isinstance(one.found, str)],
         "most_images": MOST_IMAGES,
         "data": _data_sheet(dataset),
-        "ledger": _ledger(evidence.results, dataset.info.name),
-        "ledger_found": (evidence.results / results.LEDGER).is_file(),
+        "search": _search(evidence.results, dataset.info.name),
         "hashes": _hashes(evidence, ours, theirs),
         "card": card.read_text(encoding="utf-8") if card.is_file() else f"{CARD} is missing.",
     }
@@ -182,11 +182,23 @@ def _data_sheet(dataset: PackedDataset) -> dict[str, Any]:
     }
 
 
-def _ledger(folder: Path, name: str) -> list[dict[str, Any]]:
+def _search(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the ledger of a dataset's search with what came of it, and what all its models have alike."""
     if not (folder / results.LEDGER).is_file():
-        return []
-    book = results.read_ledger(folder)
-    return book.filter(pl.col("dataset") == name).drop("dataset").to_dicts()
+        return None
+    book = results.read_ledger(folder).filter(pl.col("dataset") == name)
+    model = [one for one in results.MODEL if one in book.columns and one not in {"cut_index", "granularity"}]
+    found = pl.col("val_auroc").filter(pl.col("status") == COMPLETED).mean()
+    trained = results.read_trials(folder).group_by(model).agg(found)
+    book = book.join(trained, on=model, how="left", maintain_order="left")
+    differ = results.factors(book)
+    return {
+        "rows": book.drop("dataset").to_dicts(),
+        "shown": [*differ, "strategy", "cut", "trained", "epochs", "full_epochs", "val_auroc", "reason"],
+        "alike": {}
+        if book.is_empty()
+        else {one: book[one][0] for one in results.FACTORS if one not in differ},
+    }
 
 
 def _hashes(evidence: Evidence, ours: Description, theirs: Description | None) -> dict[str, str]:

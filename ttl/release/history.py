@@ -88,6 +88,22 @@ def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = Fa
     if push:
         # The present champion may be one that only others know of yet.
         vcs.update_tags(root, dataset)
+    now, before = _to_go_back(dataset, repo=repo)
+    facts = {"Decision": "roll back", "Approved-By": who, "Reason": reason}
+    facts |= {name: text for name, text in (("Rule", before.rule), ("Evidence", before.evidence)) if text}
+    text = message(f"Roll back from {now}", facts)
+
+    def check() -> bool:
+        if _to_go_back(dataset, repo=repo) != (now, before):
+            raise ReleaseError(f"the champion of {dataset} has changed meanwhile; look, and do this again")
+        return True
+
+    name = f"{dataset}@{before.version}"
+    return registry.assign(name, CHAMPION, repo=repo, push=push, message=text, check=check)
+
+
+def _to_go_back(dataset: str, *, repo: Path) -> tuple[str, Live]:
+    """Return the version that is the champion, and the champion before it."""
     lived = history(dataset, repo=repo)
     if not lived or lived[-1].until is not None:
         raise ReleaseError(f"{dataset} has no champion: there is nothing to go back from")
@@ -96,11 +112,7 @@ def rollback(dataset: str, *, repo: Path, who: str, reason: str, push: bool = Fa
     first = next(place for place, one in enumerate(lived) if one.version == now)
     if first == 0:
         raise ReleaseError(f"{dataset} had no champion before {now}: there is none to go back to")
-    before = lived[first - 1]
-    facts = {"Decision": "roll back", "Approved-By": who, "Reason": reason}
-    facts |= {name: text for name, text in (("Rule", before.rule), ("Evidence", before.evidence)) if text}
-    text = message(f"Roll back from {now}", facts)
-    return registry.assign(f"{dataset}@{before.version}", CHAMPION, repo=repo, push=push, message=text)
+    return now, lived[first - 1]
 
 
 def champion_version(dataset: str, *, repo: Path) -> str | None:

@@ -1,7 +1,7 @@
 """The registry: a release is a git tag on a commit that holds every pointer of its model."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -73,6 +73,9 @@ def release(
     model = fingerprint(root / MODELS / dataset)
     with _lock(root):
         remote, dvc_remote, notes = _find_remotes(root, push)
+        if remote:
+            # Another clone may have released this very model, or this one, and never heard the answer.
+            vcs.fetch_tags(root, remote, dataset)
         known = next((r for r in models(repo=root) if r.dataset == dataset and r.model == model), None)
         if known:
             return replace(_complete(root, known, remote, dvc_remote), notes=notes)
@@ -87,45 +90,80 @@ def release(
         commit = vcs.commit_tree(root, tree, title, vcs.find_identity(root))
         text = "\n\n".join(filter(None, [title, message, _facts(description, model)]))
         tag = tags.publish(root, dataset, remote, partial(tags.register, root, dataset, commit, wanted, text))
+        assert tag is not None
         _challenge(root, dataset, tag, remote)
         return replace(_find_tag(root, tag), notes=notes)
 
 
-def assign(name: str, stage: str, *, repo: Path, push: bool = False, message: str = "") -> Release:
+def assign(
+    name: str,
+    stage: str,
+    *,
+    repo: Path,
+    push: bool = False,
+    message: str = "",
+    check: Callable[[], bool] = lambda: True,
+    once: str | None = None,
+) -> Release:
     """Assign a stage to a release, with the reasons in the tag's message.
 
-    `name` is `dataset@version` or `dataset#stage`; a dataset alone stands for its newest version.
+    `name` is `dataset@version` or `dataset#stage`; a dataset alone stands for its newest version. `check`
+    says whether that is still to be done. It is asked while no other process of this clone changes the
+    registry, after the others' tags were fetched, and again whenever another clone was faster. Of all that is
+    pushed `once`, under one name, the git remote takes one.
     """
     if stage not in STAGES:
         raise ReleaseError(f"no stage is called {stage!r}; there are: {', '.join(STAGES)}")
     root = vcs.find_root(repo)
     with _lock(root):
         remote, _, notes = _find_remotes(root, push)
+        if remote:
+            vcs.fetch_tags(root, remote, _dataset_of(name))
         newest = next((known for known in models(repo=root) if known.dataset == name), None)
         chosen = newest or find(name, repo=root)
+        if not check():
+            return replace(chosen, notes=notes)
+        _check_pushed(root, remote, chosen)
         if stage in chosen.stages:
+            if remote:
+                _push_all(root, chosen, remote)
             raise ReleaseError(f"{chosen.tag} is {stage} already; nothing was done")
         text = message or f"Assign {stage} to {chosen.tag}"
         step = partial(tags.assign, root, chosen.dataset, chosen.version, stage, text)
-        tags.publish(root, chosen.dataset, remote, step)
+        tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None, once=once)
         return replace(_find_tag(root, chosen.tag), notes=notes)
 
 
 def withdraw(
-    name: str, stage: str, *, repo: Path, push: bool = False, message: str = "", record: bool = False
+    name: str,
+    stage: str,
+    *,
+    repo: Path,
+    push: bool = False,
+    message: str = "",
+    check: Callable[[], bool] = lambda: True,
+    once: str | None = None,
 ) -> None:
     """Take a stage from the release `dataset@version`, with the reasons in the tag's message.
 
-    A stage that the release does not have is left as it is, but to `record` the reasons.
+    They are recorded for a stage too that the release does not have. `check` and `once` are as in `assign`.
     """
     root = vcs.find_root(repo)
     with _lock(root):
         remote, _, _ = _find_remotes(root, push)
         chosen = find(name, repo=root)
-        if stage not in chosen.stages and not record:
-            return
+        _check_pushed(root, remote, chosen)
         step = partial(tags.unassign, root, chosen.dataset, chosen.version, stage, message)
-        tags.publish(root, chosen.dataset, remote, step)
+        tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None, once=once)
+
+
+def push(tag: str, *, repo: Path, once: str) -> None:
+    """Push a tag `once`, as in `assign`, if there is a git remote and it does not have the tag yet."""
+    root = vcs.find_root(repo)
+    with _lock(root):
+        remote = vcs.find_remote(root)
+        if remote:
+            _push(root, remote, tag, once)
 
 
 def models(*, repo: Path) -> list[Release]:
@@ -161,8 +199,7 @@ def find(name: str, *, repo: Path) -> Release:
     A dataset alone stands for its champion, or for its newest version while it has no champion.
     """
     root = vcs.find_root(repo)
-    match = NAME.fullmatch(name)
-    dataset = match["dataset"] if match else name
+    match, dataset = NAME.fullmatch(name), _dataset_of(name)
     releases = [known for known in models(repo=root) if known.dataset == dataset]
     if not match or not releases:
         raise ReleaseError(
@@ -225,18 +262,33 @@ def _complete(root: Path, known: Release, remote: str | None, dvc_remote: bool) 
     if remote and not pushed:
         if dvc_remote:
             vcs.dvc(root, "push")
-        mine = [
-            event.tag for event in history(repo=root, dataset=known.dataset) if event.version == known.version
-        ]
-        for tag in mine:
-            if not vcs.push_tag(root, remote, tag):
-                raise ReleaseError(
-                    f"{remote} has another {tag} than this repository; delete the tag here "
-                    f"(`git tag --delete '{tag}'`), fetch, and release again"
-                )
+        _push_all(root, known, remote)
     if not staged:
         _challenge(root, known.dataset, known.tag, remote)
     return _find_tag(root, known.tag)
+
+
+def _push_all(root: Path, known: Release, remote: str) -> None:
+    for event in history(repo=root, dataset=known.dataset):
+        if event.version == known.version:
+            _push(root, remote, event.tag)
+
+
+def _push(root: Path, remote: str, tag: str, once: str | None = None) -> None:
+    if not vcs.push_tag(root, remote, tag, once):
+        raise ReleaseError(
+            f"{remote} has another {once or tag} than this repository; delete the tag here "
+            f"(`git tag --delete '{tag}'`), fetch, and do this again"
+        )
+
+
+def _check_pushed(root: Path, remote: str | None, chosen: Release) -> None:
+    """Raise `ReleaseError` for a release of which others would have a stage, and nothing else."""
+    if remote is not None and not vcs.is_pushed(root, remote, chosen.tag):
+        raise ReleaseError(
+            f"{chosen.tag} is in this clone alone; put it and its files where the others have them "
+            f"(`dvc push --all-tags`, `git push {remote} '{chosen.tag}'`), and do this again"
+        )
 
 
 def _challenge(root: Path, dataset: str, tag: str, remote: str | None) -> None:
@@ -276,6 +328,11 @@ def _lock(root: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _dataset_of(name: str) -> str:
+    match = NAME.fullmatch(name)
+    return match["dataset"] if match else name
 
 
 def _parse_version(version: str | None) -> str | None:

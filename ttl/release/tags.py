@@ -125,18 +125,24 @@ def unassign(root: Path, dataset: str, version: str, stage: str, message: str) -
     return str(made.tag)
 
 
-def publish(root: Path, dataset: str, remote: str | None, create: Callable[[], str]) -> str:
+def publish(
+    root: Path, dataset: str, remote: str | None, create: Callable[[], str | None], *, once: str | None = None
+) -> str | None:
     """Set a tag and push it; when somebody else has just taken its name, set the next one.
 
-    Without a remote the tag is only set. When the push fails for another reason, the tag is taken back.
+    `create` is asked after each look at the others' tags; where it gives none, nothing is set. Of all tags
+    that are to be pushed `once`, under one name, the remote takes one. Without a remote the tag is only set.
+    When the push fails for another reason, the tag is taken back.
     """
     for _ in range(ATTEMPTS):
         if remote:
             vcs.fetch_tags(root, remote, dataset)
         tag = create()
+        if tag is None:
+            return None
         pushed = False
         try:
-            pushed = remote is None or vcs.push_tag(root, remote, tag)
+            pushed = remote is None or vcs.push_tag(root, remote, tag, once)
         finally:
             if not pushed:
                 vcs.git(root, "tag", "--delete", tag)

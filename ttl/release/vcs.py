@@ -178,13 +178,19 @@ def update_tags(repo: Path, dataset: str) -> None:
         fetch_tags(repo, remote, dataset)
 
 
-def push_tag(repo: Path, remote: str, tag: str) -> bool:
-    """Push a tag; False if the remote has another of that name, `ServiceError` for any other failure."""
-    done = attempt_git(repo, "push", "--quiet", remote, f"refs/tags/{tag}:refs/tags/{tag}")
+def push_tag(repo: Path, remote: str, tag: str, once: str | None = None) -> bool:
+    """Push a tag, under the name of `once` too; False if the remote has another of either name.
+
+    Raises `ServiceError` for any other failure.
+    """
+    names = [tag] if once is None else [tag, once]
+    specs = [f"refs/tags/{tag}:refs/tags/{name}" for name in names]
+    done = attempt_git(repo, "push", "--quiet", "--atomic", remote, *specs)
     if done.returncode == 0:
         return True
-    # The second message is of a push that lost a race inside the server.
-    if any(reason in done.stderr for reason in ("already exists", "cannot lock ref", "reference already")):
+    # All but the first are of a push that lost a race inside the server.
+    lost = ("already exists", "cannot lock ref", "reference already", "atomic transaction failed")
+    if any(reason in done.stderr for reason in lost):
         return False
     raise ServiceError(f"pushing tag {tag} to {remote} failed: {last_words(done.stderr)}")
 

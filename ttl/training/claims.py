@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
@@ -57,55 +57,59 @@ class Claims:
             done.set()
             beat.join()
             with suppress(Exception):
-                for number in _numbers(self.quick, claim.folder):
-                    if number <= claim.number:
-                        self._let_go(f"{claim.folder}/{number}")
+                self._release(claim)
 
     def take(self, name: str) -> "Claim | None":
         """Return a claim just made, None if somebody else has one. Nobody keeps it alive yet."""
         folder = f"{FOLDER}/{name}"
-        newest = max(_numbers(self.bucket, folder), default=-1)
-        if newest >= 0 and not self._void(f"{folder}/{newest}"):
+        numbers = sorted(_numbers(self.bucket, folder))
+        paths = [f"{folder}/{number}" for number in numbers]
+        void = {path: self.watched[path].content for path in paths if self._void(path)}
+        if len(void) < len(paths):
             return None
-        claim = Claim(folder, newest + 1, f"{socket.gethostname()} {os.getpid()} {uuid4().hex[:8]}")
+        holder = f"{socket.gethostname()} {os.getpid()} {uuid4().hex[:8]}"
+        claim = Claim(folder, max(numbers, default=-1) + 1, holder, void)
         with suppress(FileExistsError):
             self.bucket.create(claim.path, claim.content(0))
         # It may be our own that exists, if only the answer was lost; and of storage that cannot create
         # exclusively, the last to write has it.
-        if self._content(claim.path) != claim.content(0):
+        if self._content(self.bucket, claim.path) != claim.content(0):
             return None
-        if not self._alone(claim, void=newest):
-            self._let_go(claim.path)
+        if not self._alone(claim):
+            with suppress(Exception):
+                self.quick.remove(claim.path)
             return None
         return claim
 
-    def _alone(self, claim: "Claim", *, void: int) -> bool:
-        """Return whether beside a claim there is none but the one that was void."""
+    def _alone(self, claim: "Claim") -> bool:
+        """Return whether beside a claim there are none but those that were void, and still are."""
         for number in _numbers(self.bucket, claim.folder):
-            if number == claim.number:
-                continue
             path = f"{claim.folder}/{number}"
-            watch = self.watched.get(path)
-            if number != void or watch is None or self._content(path) != watch.content:
+            if path != claim.path and (
+                path not in claim.void or self._content(self.bucket, path) != claim.void[path]
+            ):
                 return False
         return True
 
-    def _content(self, path: str) -> bytes | None:
+    def _release(self, claim: "Claim") -> None:
+        """Remove a claim and the void ones before it, at one try: else they go void, or stay so."""
+        for path, content in claim.void.items():
+            if self._content(self.quick, path) == content:
+                self.quick.remove(path)
+        if claim.made(self._content(self.quick, claim.path)):
+            self.quick.remove(claim.path)
+
+    def _content(self, bucket: Bucket, path: str) -> bytes | None:
         try:
-            return self.bucket.read(path)
+            return bucket.read(path)
         except FileNotFoundError:
             return None
-
-    def _let_go(self, path: str) -> None:
-        """Remove a claim, at one try: it goes void by itself."""
-        with suppress(Exception):
-            self.quick.remove(path)
 
     def _void(self, path: str) -> bool:
         """Return whether a claim shows no sign of life: three looks, none of them failed, saw no change."""
         try:
             content = self.quick.read(path)
-        except Exception:  # noqa: BLE001 - whatever kept us from looking kept its holder from writing
+        except Exception:  # noqa: BLE001 - whatever kept us from looking may have kept its holder from writing
             self.watched.pop(path, None)
             return False
         watch, now = self.watched.get(path), time.monotonic()
@@ -120,21 +124,28 @@ class Claims:
         while not done.wait(self.lease / 4):
             beat += 1
             with suppress(Exception):
-                self.quick.write(claim.path, claim.content(beat))
-                if max(_numbers(self.quick, claim.folder)) > claim.number:
+                # What a machine finds that was suspended for a while may be another's of the same number.
+                if not claim.made(self._content(self.quick, claim.path)) or (
+                    max(_numbers(self.quick, claim.folder)) > claim.number
+                ):
                     logger.warning(
                         "%s: another machine took this one for dead, and works on it too", claim.folder
                     )
                     return
+                self.quick.rewrite(claim.path, claim.content(beat))
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One machine's claim: the file `number` in the folder of what it claims."""
+    """One machine's claim: the file `number` in the folder of what it claims.
+
+    `void` are those beside it that it took for void, and what they said.
+    """
 
     folder: str
     number: int
     holder: str
+    void: Mapping[str, bytes]
 
     @property
     def path(self) -> str:
@@ -142,8 +153,12 @@ class Claim:
         return f"{self.folder}/{self.number}"
 
     def content(self, beat: int) -> bytes:
-        """Return what it says at a beat."""
-        return json.dumps({"holder": self.holder, "beat": beat}).encode()
+        """Return what it says at a beat, in as many bytes as at any other."""
+        return json.dumps({"holder": self.holder, "beat": f"{beat:012d}"}).encode()
+
+    def made(self, content: bytes | None) -> bool:
+        """Return whether it is this claim that says so."""
+        return content is not None and self.holder.encode() in content
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """The folder of a trial: written aside, and visible in one step when it is whole."""
 
-import errno
 import fcntl
 import json
 import logging
@@ -8,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,11 @@ class Runs:
                     (aside / WEIGHTS).replace(path)
                     return path
             self._bring(trial_id, (*SMALL, WEIGHTS))
+            if not path.is_file():
+                raise TrialError(
+                    f"{self.store.address} has not got so far with {trial_id} as {path.parent}, which lacks "
+                    "its weights; delete that folder to train the trial again"
+                )
         return path
 
     def refresh(self, trial_id: str) -> None:
@@ -164,6 +168,24 @@ class Runs:
             # A stopped trial's result has its own.
             self.store.forget_checkpoints(trial_id)
 
+    def exchange(self, trial_id: str, *, there: bool) -> None:
+        """Bring what the store has of a trial, if it has it `there`, and give it what only this machine has.
+
+        Whoever is working on the trial does so himself.
+        """
+        assert self.store is not None
+        if there:
+            self.refresh(trial_id)
+        here = reach(self.result(trial_id))
+        if here == reach(self.store.result(trial_id) if there else None):
+            if here == math.inf:
+                # Whoever shared it may have died before they went.
+                self.store.forget_checkpoints(trial_id)
+            return
+        with self.claim(trial_id, wait=False) as claimed:
+            if claimed:
+                self.share(trial_id)
+
     def checkpoints(self, trial_id: str) -> Path:
         """Return the folder where a trial's state is kept while it is worked on.
 
@@ -183,7 +205,10 @@ class Runs:
             there = self.store.result(trial_id)
             if there is not None and there["status"] == STOPPED:
                 names = [name for name in there[FILES] if checkpoint.epoch_of(name) > newest]
-                self.store.get(trial_id, work, names)
+                with self._aside(trial_id) as aside:
+                    self.store.get(trial_id, aside, names)
+                    for path in aside.iterdir():
+                        path.replace(work / path.name)
         return work
 
     def publish(self, trial: Trial, result: Mapping[str, Any]) -> None:
@@ -226,8 +251,9 @@ class Runs:
     def _bring(self, trial_id: str, names: Sequence[str]) -> None:
         assert self.store is not None
         with self._aside(trial_id) as aside:
-            write_json(aside / RESULT, self.store.get(trial_id, aside, names))
-            self._place(trial_id, aside)
+            brought = self.store.get(trial_id, aside, names)
+            write_json(aside / RESULT, brought)
+            self._place(trial_id, aside, brought=brought)
 
     @contextmanager
     def _aside(self, trial_id: str) -> Iterator[Path]:
@@ -238,22 +264,18 @@ class Runs:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _place(self, trial_id: str, made: Path) -> None:
-        """Put a whole folder into a trial's place."""
-        final, replaced = self.folder(trial_id), []
-        while True:
-            try:
-                made.rename(final)
-                break
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                    raise
-            # Another process may be doing the same.
-            replaced.append(self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}")
+    def _place(self, trial_id: str, made: Path, *, brought: Mapping[str, Any] | None = None) -> None:
+        """Put a whole folder into a trial's place; what was `brought` not over what has got further here."""
+        final, old = self.folder(trial_id), self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}"
+        with self._locked(f"{trial_id}.place"):
+            if brought is not None:
+                here = reach(self.result(trial_id))
+                if here > reach(brought) and (here == math.inf or brought["status"] != FAILED):
+                    return
             with suppress(FileNotFoundError):
-                final.rename(replaced[-1])
-        for old in replaced:
-            shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+            made.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
 
     def publish_failure(self, trial: Trial, reason: str) -> None:
         """Make the trial's result a failure with its reason."""
@@ -267,18 +289,25 @@ class Runs:
         A sweep claims a trial while it has it run, and a trainer, as another `kind`, while it trains: so
         that a trainer whose sweep was killed is never joined by a second one. A claim ends with the process.
         """
+        with self._locked(f"{trial_id}.{kind}", wait=wait) as alone:
+            if not alone or self.store is None:
+                yield alone
+                return
+            with self.store.claim(trial_id, wait=wait) as claimed:
+                yield claimed
+
+    @contextmanager
+    def _locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Keep this machine's other processes out meanwhile; yield whether that is so."""
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{trial_id}.{kind}").open("w") as file:
+        with (locks / name).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return
-            with (
-                nullcontext(True) if self.store is None else self.store.claim(trial_id, wait=wait) as claimed
-            ):
-                yield claimed
+            yield True
 
 
 def reach(result: Mapping[str, Any] | None) -> float:

@@ -101,7 +101,7 @@ class Store:
         """Add a checkpoint; older ones than the one before it go."""
         self.bucket.write(f"{CHECKPOINTS}/{trial_id}/{path.name}", path.read_bytes())
         for name in self._checkpoints(trial_id)[checkpoint.KEPT :]:
-            self.bucket.remove(f"{CHECKPOINTS}/{trial_id}/{name}")
+            self.forget_checkpoint(trial_id, name)
 
     def bring_checkpoint(self, trial_id: str, folder: Path, *, newer_than: int) -> None:
         """Put a trial's newest whole checkpoint into a folder, if it is of a later epoch than this."""
@@ -116,6 +116,10 @@ class Store:
                     return
                 logger.warning("%s/%s is damaged; the one before is used", self.address, there)
                 (folder / name).unlink()
+
+    def forget_checkpoint(self, trial_id: str, name: str) -> None:
+        """Remove one checkpoint of a trial."""
+        self.bucket.remove(f"{CHECKPOINTS}/{trial_id}/{name}")
 
     def forget_checkpoints(self, trial_id: str) -> None:
         """Remove a trial's checkpoints."""

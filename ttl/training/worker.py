@@ -1,5 +1,6 @@
 """A worker: has steps run on a slot, and again what failed for a reason that may pass."""
 
+import logging
 import shutil
 import threading
 from collections import deque
@@ -18,6 +19,8 @@ from ttl.training.events import Cause, Event
 from ttl.training.launch import Job, OnEvent
 from ttl.training.runs import COMPLETED, Runs
 from ttl.training.trial import Step
+
+logger = logging.getLogger(__name__)
 
 STOPPING = threading.Event()
 
@@ -208,13 +211,13 @@ class Worker:
                         sent.add(path)
                         if ended.is_set() and store.result(trial_id) is not None:
                             # It came after the result, which had removed those before it.
-                            store.forget_checkpoints(trial_id)
+                            store.forget_checkpoint(trial_id, path.name)
                     except FileNotFoundError:
                         # A newer one has taken its place meanwhile.
                         told.set()
-                    except ServiceError:
-                        # The training goes on; the result will wait for the store.
-                        return
+                    except ServiceError as error:
+                        # The training goes on, and its next checkpoint is tried.
+                        logger.warning("%s has no copy elsewhere: %s", path.name, error)
 
         thread = threading.Thread(target=upload, name=f"checkpoints-{trial_id}", daemon=True)
         thread.start()
