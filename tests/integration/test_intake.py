@@ -215,7 +215,8 @@ def check_whole(hospital, undisturbed):
     assert len(commits) == 2, "the drops came in more than one commit, or in none"
     assert hospital.run("git", "rev-parse", "HEAD").strip() == commits[0]
     assert not hospital.run("git", "status", "--porcelain")
-    assert {path.name for path in hospital.layout.datasets.iterdir()} == {NAME, f"{NAME}.dvc", f".{NAME}.lock"}
+    there = {path.name for path in hospital.layout.datasets.iterdir()}
+    assert there == {NAME, f"{NAME}.dvc", f".{NAME}.lock"}
 
 
 KILLS = [
