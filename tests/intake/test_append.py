@@ -177,6 +177,26 @@ def test_another_kind_of_image_is_refused(root):
         append("toy", other, [delivery("second", checked(["q"], spec=other))], root)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fit": "crop"}, r"was made with fit pad; params\.yaml says crop"),
+        ({"window": "range"}, r"was made with window voi; params\.yaml says range"),
+        ({"centre": 40.0, "width": 400.0}, r"was made with window voi; params\.yaml says \(40\.0, 400\.0\)"),
+    ],
+)
+def test_images_made_in_another_way_are_refused(root, changes, said):
+    with pytest.raises(DataError, match=said):
+        append("toy", replace(SPEC, **changes), [delivery("second", checked(["q"]))], root)
+
+
+def test_a_window_for_all_is_kept_to(tmp_path):
+    spec, root = replace(SPEC, centre=40.0, width=400.0), tmp_path / "toy"
+    append("toy", spec, [delivery("first", checked([f"p{n}" for n in range(40)]))], root)
+    assert PackedDataset.open(root).info.window == (40.0, 400.0)
+    assert append("toy", spec, [delivery("second", checked(["q"]))], root)[0].accepted == 2
+
+
 def test_what_pseudonyms_were_made_of_is_recorded_and_kept_to(root):
     assert [one.patient_ids for one in taken(root)] == ["of-site"]
     assert any(

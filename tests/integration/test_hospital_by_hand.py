@@ -8,8 +8,11 @@ from PIL import Image
 
 from tests.flows.hospital import DAY, INTAKE, NAME, Hospital
 from tests.projects import ROOT, Project
-from ttl.data.dataset import PackedDataset
+from ttl.data.dataset import PackedDataset, pixel_hash
+from ttl.data.images import fit_pixels
 from ttl.files import sha256
+from ttl.intake.dicom import read
+from ttl.params import load_params
 from ttl.release.evidence_files import evidence_sha256
 
 PARAMS = {
@@ -135,9 +138,8 @@ def test_approved_it_is_the_champion_and_the_registry_says_by_whom_and_on_which_
     assert json.loads(ttl(decided, "models", "history", NAME, "--day", "2020-01-01", "--json")) == []
     (known,) = json.loads(ttl(decided, "models", "--json"))
     assert "champion" in known["stages"]
-    assert decided.run("git", "tag", "-l", at=decided.folder / "origin.git") == decided.run(
-        "git", "tag", "-l"
-    )
+    there = decided.run("git", "tag", "-l", at=decided.folder / "origin.git").splitlines()
+    assert there == [f"decided/{NAME}/{VERSION}", *decided.run("git", "tag", "-l").splitlines()]
 
 
 def test_what_no_gate_has_proposed_cannot_be_decided_on(proposed):
@@ -172,6 +174,20 @@ def test_from_the_tag_alone_the_model_predicts_the_same_to_the_bit(decided, tmp_
     assert PackedDataset.open(elsewhere / "data" / "packed" / NAME).revision == dataset.revision
     sweep = yaml.safe_load((elsewhere / "params.yaml").read_text())["sweep"]
     assert sweep["datasets"] == [NAME]
+
+
+def test_a_film_is_predicted_as_the_image_that_was_made_of_it(decided, tmp_path):
+    film = next(path for path in sorted(decided.incoming.rglob("*.dcm")))
+    spec = load_params(decided.work / "params.yaml").intake[NAME]
+    pixels = fit_pixels(
+        read(film.read_bytes(), spec).pixels, channels=1, size=(spec.size, spec.size), fit=spec.fit
+    )
+    assert pixel_hash(pixels) in decided.dataset().samples["sha256"]
+    Image.fromarray(pixels[0]).save(tmp_path / "film.png")
+    of_film, of_image = json.loads(
+        ttl(decided, "predict", TAG, str(film), str(tmp_path / "film.png"), "--json")
+    )
+    assert of_film["probabilities"] == of_image["probabilities"]
 
 
 def test_a_rule_that_is_younger_than_the_drop_is_refused(decided, tmp_path):

@@ -1,15 +1,20 @@
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.intake.conftest import SPEC, as_bytes, dataset
 from tests.release.helpers import run
 from tests.release.trained import Trained
 from ttl.cache import cache_folder
 from ttl.errors import DataError, ReleaseError
-from ttl.release.description import read_description
+from ttl.intake.dicom import read
+from ttl.release.description import DESCRIPTION, read_description
 from ttl.release.predict import LoadedModel, load_model, predict, resolve_model
 from ttl.release.registry import release
 from ttl.training.runs import Runs
@@ -90,6 +95,28 @@ def test_a_colour_picture_of_another_shape_is_brought_to_the_packed_size(
     Image.fromarray(rng.integers(0, 255, (90, 50, 3), dtype=np.uint8)).save(tmp_path / "tall.jpg")
     found = predict(load_model(exported), [tmp_path / "tall.jpg"])[0]
     assert sum(found.probabilities.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("window", "spec"), [("voi", {}), ([2000.0, 1500.0], {"centre": 2000, "width": 1500})]
+)
+def test_a_film_is_read_as_the_intake_reads_it_whoever_it_names(
+    copy: Path, tmp_path: Path, window: object, spec: dict[str, Any]
+) -> None:
+    window_of_file = {"WindowCenter": "1500", "WindowWidth": "900"}
+    made = dataset(PatientName="Hart^Ada", PatientIdentityRemoved=None, **window_of_file)
+    (tmp_path / "film").write_bytes(as_bytes(made))
+    with pytest.raises(DataError, match=r"film: it is DICOM, and the images of squares were not"):
+        predict(load_model(copy), [tmp_path / "film"])
+    values = json.loads((copy / DESCRIPTION).read_text())
+    (copy / DESCRIPTION).write_text(json.dumps(values | {"window": window}))
+    taken = read(as_bytes(dataset(**window_of_file)), replace(SPEC, **spec))
+    Image.fromarray(taken.pixels).save(tmp_path / "film.png")
+    film, png = predict(load_model(copy), [tmp_path / "film", tmp_path / "film.png"])
+    assert film.probabilities == png.probabilities
+    (tmp_path / "two").write_bytes(as_bytes(dataset(NumberOfFrames="2")))
+    with pytest.raises(DataError, match=r"two: it has 2 frames"):
+        predict(load_model(copy), [tmp_path / "two"])
 
 
 def test_a_missing_or_damaged_image_is_named(

@@ -17,7 +17,7 @@ models_app = typer.Typer(invoke_without_command=True, help="The registry: releas
 
 def predict(
     model: Annotated[str, typer.Argument(help="A folder, or a release: NAME, NAME@v1.0.0, NAME#champion.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or volumes.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or volumes; DICOM for a model of drops.")],
     engine: Annotated[str, typer.Option(help="auto, onnx, int8 or torch.")] = "auto",
     as_json: Json = False,
 ) -> None:

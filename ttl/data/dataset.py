@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ttl.data.images import Fit
+from ttl.data.images import Fit, Windowing
 from ttl.data.labels import Policy, to_array
 from ttl.errors import DataError
 
@@ -57,7 +57,8 @@ class DatasetInfo:
     gives samples by split and class; where images have several labels, `images` gives those by split, and no
     class need be present in one. `notes` are sentences for people: leaks of a published split, what was
     assumed. `fit` is how images of another shape were brought to this one. `given_split` says that the split
-    came with the samples, undrawn. `uncertain` is the policy that made up labels of training images; it is
+    came with the samples, undrawn. `window` is how DICOM files of drops became 8 bits, None of what was made
+    otherwise. `uncertain` is the policy that made up labels of training images; it is
     `ignore` where none was made up, and None where that is not known, of a dataset packed by an earlier
     version.
     """
@@ -75,6 +76,7 @@ class DatasetInfo:
     images: dict[str, int] | None = None
     given_split: bool = True
     uncertain: Policy | None = None
+    window: Windowing | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -94,6 +96,8 @@ class DatasetInfo:
     def from_dict(cls, values: dict[str, Any]) -> "DatasetInfo":
         """Return the description that `to_dict` gave."""
         tuples = {name: tuple(values[name]) for name in ("classes", "shape", "notes")}
+        if isinstance(values.get("window"), list):
+            tuples["window"] = tuple(values["window"])
         return cls(**{**values, **tuples})
 
 

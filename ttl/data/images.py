@@ -14,6 +14,13 @@ from ttl.errors import DataError
 Fit = Literal["pad", "crop", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 
+Window = Literal["voi", "range"]
+Windowing = Window | tuple[float, float]
+"""How a DICOM file's values become 8 bits (see `ttl.intake.dicom`); a pair is a window's centre and width."""
+
+DICOM_START = 132
+"""Bytes at whose end a DICOM file says that it is one."""
+
 MAX_PIXELS = 200_000_000
 """A larger image is refused: a small file can unpack to more than the memory holds."""
 
@@ -52,8 +59,20 @@ def read_image(
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from error
     except DAMAGED as error:
-        known = "PNG, JPEG, TIFF, BMP and WebP can; DICOM in drops alone"
+        known = "PNG, JPEG, TIFF, BMP and WebP can; DICOM in drops, and by models that were trained on drops"
         raise DataError(f"{name}: the image cannot be read: {error} ({known})") from error
+
+
+def is_dicom(data: bytes) -> bool:
+    """Return whether a file's content begins as a DICOM file must."""
+    return data[:DICOM_START][128:] == b"DICM"
+
+
+def fit_pixels(
+    pixels: NDArray[np.uint8], *, channels: int, size: tuple[int, int], fit: Fit
+) -> NDArray[np.uint8]:
+    """Return pixels, uint8 [h, w] or [h, w, 3], as `read_image` returns those of a file."""
+    return fit_to(Image.fromarray(pixels).convert("L" if channels == 1 else "RGB"), size, fit)
 
 
 def fit_to(image: Image.Image, size: tuple[int, int], fit: Fit) -> NDArray[np.uint8]:

@@ -95,7 +95,7 @@ def pack(
 def _describe(
     name: str, contents: Contents, counts: dict[str, dict[str, int]], notes: tuple[str, ...]
 ) -> DatasetInfo:
-    own = {"name", "counts", "images", "notes", "uncertain"}
+    own = {"name", "counts", "images", "notes", "uncertain", "window"}
     shared = {field.name for field in dataclasses.fields(DatasetInfo)} - own
     return DatasetInfo(
         name=name,

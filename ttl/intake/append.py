@@ -223,6 +223,13 @@ def check_fits(before: PackedDataset, spec: IntakeSpec) -> None:
             f"{', '.join(spec.classes)} and {spec.shape}: a dataset keeps what it began with, under another "
             "name another may begin"
         )
+    for what, then, now in (("fit", info.fit, spec.fit), ("window", info.window, spec.windowing)):
+        # A dataset of an earlier version does not say its window.
+        if then not in (now, None):
+            raise DataError(
+                f"{before.root} was made with {what} {then}; params.yaml says {now}, by which later images "
+                "would be others: a dataset keeps what it began with, under another name another may begin"
+            )
     others = {one.patient_ids for one in taken(before.root)} - {spec.patient_ids}
     if others:
         raise DataError(
@@ -257,4 +264,5 @@ def _describe(
         synthetic=spec.synthetic,
         notes=(*notes, PATIENTS[spec.patient_ids]) if before is None else before.info.notes,
         fit=spec.fit,
+        window=spec.windowing,
     )

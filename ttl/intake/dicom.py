@@ -28,6 +28,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
+from ttl.data.images import DICOM_START, Windowing
 from ttl.intake import burned, codestream
 from ttl.intake.identity import problems
 from ttl.intake.spec import IntakeSpec
@@ -35,9 +36,6 @@ from ttl.intake.verdict import Reason, RefusedError
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
-
-PREFIX = b"DICM"
-PREFIX_AT = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +50,6 @@ class Reading:
     acquired_at: datetime.date | None
 
 
-def is_dicom(data: bytes) -> bool:
-    """Return whether a file's content begins as a DICOM file must."""
-    return data[PREFIX_AT : PREFIX_AT + 4] == PREFIX
-
-
 def read(data: bytes, spec: IntakeSpec) -> Reading:
     """Return the image of a file's content.
 
@@ -68,9 +61,9 @@ def read(data: bytes, spec: IntakeSpec) -> Reading:
         try:
             dataset = pydicom.dcmread(io.BytesIO(_inflated(data, spec.max_bytes)))
             _check_header(dataset, spec)
-            pixels = _decode(dataset, spec)
+            _check_image(dataset, spec.max_pixels)
             return Reading(
-                pixels=pixels,
+                pixels=_decode(dataset, spec.windowing),
                 patient_id=str(dataset.get("PatientID") or "").strip(" \0"),
                 acquired_at=_date(dataset),
             )
@@ -81,10 +74,26 @@ def read(data: bytes, spec: IntakeSpec) -> Reading:
             raise RefusedError(Reason.UNREADABLE, f"it cannot be read ({type(error).__name__})") from None
 
 
+def read_pixels(data: bytes, windowing: Windowing, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
+    """Return a file's image as `read` does, uint8 [h, w] or [h, w, 3], whoever its header names.
+
+    For a model's use where the patient is: nothing of the header is kept. Raises `RefusedError`.
+    """
+    with _quiet():
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(_inflated(data, max_bytes)))
+            _check_image(dataset, max_pixels)
+            return _decode(dataset, windowing)
+        except RefusedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            raise RefusedError(Reason.UNREADABLE, f"it cannot be read ({type(error).__name__})") from None
+
+
 def _inflated(data: bytes, limit: int) -> bytes:
     """Return a file's content, where its data set is deflated as one that is not."""
     file = io.BytesIO(data)
-    file.seek(PREFIX_AT + 4)
+    file.seek(DICOM_START)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return data
@@ -94,7 +103,7 @@ def _inflated(data: bytes, limit: int) -> bytes:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     head = DicomBytesIO()
     write_file_meta_info(head, pydicom.dataset.FileMetaDataset(meta), enforce_standard=False)
-    return data[: PREFIX_AT + 4] + head.getvalue() + body
+    return data[:DICOM_START] + head.getvalue() + body
 
 
 def _check_header(dataset: pydicom.Dataset, spec: IntakeSpec) -> None:
@@ -106,6 +115,9 @@ def _check_header(dataset: pydicom.Dataset, spec: IntakeSpec) -> None:
         raise RefusedError(Reason.NOT_DEIDENTIFIED, _listed(found))
     if why := burned.declared(dataset):
         raise RefusedError(Reason.BURNED_IN, why)
+
+
+def _check_image(dataset: pydicom.Dataset, max_pixels: int) -> None:
     photometric = str(dataset.get("PhotometricInterpretation") or "")
     if photometric not in (*GREY, *COLOUR):
         raise RefusedError(Reason.PHOTOMETRIC, "PhotometricInterpretation is none of those that can be read")
@@ -116,9 +128,9 @@ def _check_header(dataset: pydicom.Dataset, spec: IntakeSpec) -> None:
         raise RefusedError(Reason.UNREADABLE, f"it has {frames} frames; send one image a file")
     if rows < 1 or columns < 1:
         raise RefusedError(Reason.UNREADABLE, "Rows or Columns is missing")
-    if rows * columns > spec.max_pixels:
+    if rows * columns > max_pixels:
         raise RefusedError(
-            Reason.TOO_LARGE, f"{columns}×{rows} pixels are more than the {spec.max_pixels:,} accepted"
+            Reason.TOO_LARGE, f"{columns}×{rows} pixels are more than the {max_pixels:,} accepted"
         )
     bits = int(dataset.get("BitsAllocated") or 0)
     samples = int(dataset.get("SamplesPerPixel") or 1)
@@ -139,7 +151,7 @@ def _check_frame(dataset: pydicom.Dataset, rows: int, columns: int, depth: int) 
         raise RefusedError(Reason.UNREADABLE, "its codestream is not of Rows × Columns")
 
 
-def _decode(dataset: pydicom.Dataset, spec: IntakeSpec) -> NDArray[np.uint8]:
+def _decode(dataset: pydicom.Dataset, windowing: Windowing) -> NDArray[np.uint8]:
     photometric = dataset.PhotometricInterpretation
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         _silence_gdcm()
@@ -150,33 +162,35 @@ def _decode(dataset: pydicom.Dataset, spec: IntakeSpec) -> NDArray[np.uint8]:
             colours = wide >> 8 if wide.dtype.itemsize > 1 else wide
         return np.asarray(colours, dtype=np.uint8)
     values = pixel_array(dataset, index=0)
-    grey = _to_8_bits(values, dataset, spec)
+    grey = _to_8_bits(values, dataset, windowing)
     return 255 - grey if photometric == "MONOCHROME1" else grey
 
 
-def _to_8_bits(values: NDArray[np.generic], dataset: pydicom.Dataset, spec: IntakeSpec) -> NDArray[np.uint8]:
+def _to_8_bits(
+    values: NDArray[np.generic], dataset: pydicom.Dataset, windowing: Windowing
+) -> NDArray[np.uint8]:
     """Return stored values as 8 bits: a table of all values between the least and the greatest, looked up."""
     low, high = int(values.min()), int(values.max())
     if high - low > 1 << 20:
         distinct, places = np.unique(values, return_inverse=True)
-        return _window(distinct, distinct, dataset, spec)[places].reshape(values.shape)
+        return _window(distinct, distinct, dataset, windowing)[places].reshape(values.shape)
     table = np.arange(low, high + 1, dtype=np.int64)
-    return _window(table, values, dataset, spec)[values.astype(np.int64) - low]
+    return _window(table, values, dataset, windowing)[values.astype(np.int64) - low]
 
 
 def _window(
-    table: NDArray[np.int64], values: NDArray[np.generic], dataset: pydicom.Dataset, spec: IntakeSpec
+    table: NDArray[np.int64], values: NDArray[np.generic], dataset: pydicom.Dataset, windowing: Windowing
 ) -> NDArray[np.uint8]:
     """Return the 8 bits of each stored value of `table`, ascending, for an image of `values`."""
     scaled = np.asarray(apply_modality_lut(table, dataset), dtype=np.float64)
     if not np.isfinite(scaled).all():
         raise RefusedError(Reason.UNREADABLE, "its rescaling gives values that are not finite")
-    if spec.centre is not None:
-        shares = _through_window(scaled, _fixed(dataset, spec))
-    elif spec.window == "voi" and dataset.get("VOILUTSequence"):
+    if not isinstance(windowing, str):
+        shares = _through_window(scaled, _fixed(dataset, *windowing))
+    elif windowing == "voi" and dataset.get("VOILUTSequence"):
         bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
         shares = apply_voi(np.rint(scaled).astype(np.int64), dataset).astype(np.float64) / (2**bits - 1)
-    elif spec.window == "voi" and "WindowCenter" in dataset and "WindowWidth" in dataset:
+    elif windowing == "voi" and "WindowCenter" in dataset and "WindowWidth" in dataset:
         shares = _through_window(scaled, dataset)
     else:
         inside = (
@@ -196,11 +210,11 @@ def _through_window(scaled: NDArray[np.float64], dataset: pydicom.Dataset) -> ND
     return np.asarray((out[:-2] - black) / (white - black))
 
 
-def _fixed(dataset: pydicom.Dataset, spec: IntakeSpec) -> pydicom.Dataset:
+def _fixed(dataset: pydicom.Dataset, centre: float, width: float) -> pydicom.Dataset:
     window = pydicom.Dataset()
     for keyword in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation"):
         setattr(window, keyword, dataset[keyword].value)
-    window.WindowCenter, window.WindowWidth = spec.centre, spec.width
+    window.WindowCenter, window.WindowWidth = centre, width
     return window
 
 

@@ -14,7 +14,7 @@ from PIL import ImageOps
 
 from ttl.bucket import Bucket
 from ttl.data.dataset import pixel_hash
-from ttl.data.images import DAMAGED, DEEP_MODES, fit_to
+from ttl.data.images import DAMAGED, DEEP_MODES, fit_pixels, is_dicom
 from ttl.intake import burned, dicom
 from ttl.intake.drop import PATIENCE, Label, Listed
 from ttl.intake.identity import Pseudonyms, is_dummy
@@ -65,13 +65,13 @@ class Inspector:
         if hashlib.sha256(data).hexdigest() != listed.sha256:
             raise RefusedError(Reason.CHECKSUM, "its SHA-256 is not the one in the manifest")
         spec = self.spec
-        taken = dicom.read(data, spec) if dicom.is_dicom(data) else _read_plain(data, spec)
+        taken = dicom.read(data, spec) if is_dicom(data) else _read_plain(data, spec)
         if why := burned.seen(taken.pixels):
             raise RefusedError(Reason.BURNED_IN, why)
         patient = _patient(taken.patient_id, label)
         number = _number(label, spec)
-        picture = Picture.fromarray(taken.pixels).convert("L" if spec.channels == 1 else "RGB")
-        pixels = fit_to(picture, (spec.size, spec.size), spec.fit)
+        size = (spec.size, spec.size)
+        pixels = fit_pixels(taken.pixels, channels=spec.channels, size=size, fit=spec.fit)
         return Image(
             sample_id=self.pseudonyms.of("file", f"{self.place}/{listed.path}/{listed.sha256}"),
             patient_id=self.pseudonyms.of_patient(

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ttl.data.fields import settle_types
-from ttl.data.images import FITS, Fit
+from ttl.data.images import FITS, Fit, Window, Windowing
 from ttl.data.spec import Fractions
 from ttl.errors import ParamsError
 
-Window = Literal["voi", "range"]
 PatientIds = Literal["of-site", "shared"]
 
 
@@ -73,3 +72,8 @@ class IntakeSpec:
     def shape(self) -> tuple[int, int, int]:
         """The shape of each image: channels, height, width."""
         return (self.channels, self.size, self.size)
+
+    @property
+    def windowing(self) -> Windowing:
+        """How the values of DICOM files become 8 bits."""
+        return self.window if self.centre is None or self.width is None else (self.centre, self.width)

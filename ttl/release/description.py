@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ttl.data.dataset import Task
-from ttl.data.images import Fit
+from ttl.data.images import Fit, Windowing
 from ttl.data.steps import ImageSteps, depth_at
 from ttl.errors import ReleaseError
 from ttl.files import sha256
@@ -62,10 +62,10 @@ class Description:
 
     `channels` and `packed_size` are of the packed images it was trained on: 1 or 3 channels, (height,
     width), or of volumes (depth, height, width); `fit` is how an image of another shape is brought to that
-    size. `source` is `imagenet`, `kinetics`, `random` or the name of the weights file whose SHA-256 is
+    size, and `window` how the values of DICOM files became 8 bits, None of images that came otherwise.
+    `source` is `imagenet`, `kinetics`, `random` or the name of the weights file whose SHA-256 is
     `source_sha256`. `threshold` is on the probability of the second class of a binary task, or one on that of
-    each label where an image may have several, chosen on
-    validation data; None for other tasks.
+    each label where an image may have several, chosen on validation data; None for other tasks.
     """
 
     dataset: str
@@ -92,6 +92,7 @@ class Description:
     int8: Int8Facts | None = None
     in_chans: int = 3
     head: Head = later("pooled")
+    window: Windowing | None = later(None)
     format: int = FORMAT
 
     @property

@@ -184,6 +184,7 @@ def _describe(
         channels=info.shape[0],
         packed_size=info.shape[1:],
         fit=info.fit,
+        window=info.window,
         steps=steps,
         threshold=tuple(threshold) if isinstance(threshold, Sequence) else threshold,
         params=params,

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ttl.cache import cache_folder
-from ttl.data.images import read_image
+from ttl.data.images import DICOM_START, MAX_PIXELS, fit_pixels, is_dicom, read_image
 from ttl.data.transforms import prepare
 from ttl.data.volume_files import read_volume
-from ttl.errors import ReleaseError
+from ttl.errors import DataError, ReleaseError
 from ttl.evaluation.metrics import Probabilities
 from ttl.evaluation.scoring import Threshold, scoring_of
 from ttl.files import sha256
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Engine = Literal["auto", "onnx", "int8", "torch"]
 BATCH, VOLUME_BATCH = 64, 8
 """Images, and volumes, at a time."""
+
+MAX_BYTES = 1_000_000_000
+"""A deflated DICOM file that unpacks to more is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +128,8 @@ def predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
     """Return the model's prediction for each image file, or volume (see `read_volume`), in their order.
 
     Each goes the way of the images that the model was trained and validated on: packed size, then the
-    network's own preprocessing. Raises `DataError` naming the first image that is missing or unreadable.
+    network's own preprocessing. DICOM files are read by models that were trained on drops of them. Raises
+    `DataError` naming the first image that is missing or unreadable.
     """
     step = BATCH if model.description.depth is None else VOLUME_BATCH
     batches = (images[start : start + step] for start in range(0, len(images), step))
@@ -189,7 +193,36 @@ def _read(path: Path, known: Description) -> NDArray[np.uint8]:
     *depth, height, width = known.packed_size
     if depth:
         return read_volume(path, shape=(depth[0], height, width), fit=known.fit)
+    if _begins_as_dicom(path):
+        return _read_dicom(path, known)
     return read_image(path, name=str(path), channels=known.channels, size=(height, width), fit=known.fit)
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(DICOM_START))
+    except OSError:
+        # What is wrong is said where it is read.
+        return False
+
+
+def _read_dicom(path: Path, known: Description) -> NDArray[np.uint8]:
+    """Return a film as the intake has packed those that the model was trained on."""
+    from ttl.intake.dicom import read_pixels  # noqa: PLC0415 - few need pydicom
+    from ttl.intake.verdict import RefusedError  # noqa: PLC0415 - as above
+
+    if known.window is None:
+        raise DataError(
+            f"{path}: it is DICOM, and the images of {known.dataset} were not: nothing says how its values "
+            "become 8 bits; export it as those images were exported"
+        )
+    try:
+        pixels = read_pixels(path.read_bytes(), known.window, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+    except RefusedError as refused:
+        raise DataError(f"{path}: {refused.detail}") from refused
+    height, width = known.packed_size
+    return fit_pixels(pixels, channels=known.channels, size=(height, width), fit=known.fit)
 
 
 def _predict(model: LoadedModel, images: Sequence[Path]) -> list[Prediction]:
