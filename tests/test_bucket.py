@@ -86,7 +86,7 @@ def test_of_many_that_create_a_file_one_does_and_its_content_stays(tmp_path):
     def create(content):
         made = []
         for name in names:
-            start.wait()
+            start.wait(timeout=60)
             with suppress(FileExistsError):
                 bucket.create(name, content)
                 made.append(name)

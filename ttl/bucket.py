@@ -115,9 +115,9 @@ class Bucket:
 
         def write() -> None:
             if self.local:
-                aside = f"{self._at(path)}.{uuid4().hex[:8]}.new"
-                self._fill(aside, "wb", data)
-                Path(aside).replace(self._at(path))
+                aside = Path(f"{self._at(path)}.{uuid4().hex[:8]}.new")
+                _fill(aside, "wb", data)
+                aside.replace(self._at(path))
             else:
                 self.files.pipe_file(self._at(path), data, **self._limit(len(data)))
 
@@ -129,7 +129,7 @@ class Bucket:
         def create() -> None:
             if self.local:
                 # Of folders, fsspec's own `create` looks first and then writes: two can both find nothing.
-                self._fill(self._at(path), "xb", data)
+                _fill(Path(self._at(path)), "xb", data)
                 return
             try:
                 self.files.pipe_file(self._at(path), data, mode="create", **self._limit(len(data)))
@@ -142,7 +142,10 @@ class Bucket:
         self._writing(create, path)
 
     def rewrite(self, path: str, data: bytes) -> None:
-        """Write over a file by as many bytes, which in a folder takes no room. Raises `FileNotFoundError`."""
+        """Write over a file by as many bytes, which in a folder takes no room.
+
+        Raises `FileNotFoundError` in a folder; in a bucket it makes what is not there.
+        """
 
         def rewrite() -> None:
             if self.local:
@@ -163,17 +166,6 @@ class Bucket:
                 )
             else:
                 self._patiently(lambda: self.files.rm_file(self._at(path)), self._doing("removing", path))
-
-    def _fill(self, path: str, mode: str, data: bytes) -> None:
-        """Write a file of a folder whole, and to the disk, or leave none."""
-        with self.files.open(path, mode) as opened:
-            try:
-                opened.write(data)
-                opened.flush()
-                os.fsync(opened.fileno())
-            except BaseException:
-                Path(path).unlink(missing_ok=True)
-                raise
 
     def _limit(self, size: int) -> dict[str, float]:
         """Return the time limit of a request with a body of so many bytes, as fsspec takes it."""
@@ -240,6 +232,19 @@ class Bucket:
                 silent = time.monotonic() - self.silent_since
                 self.silent_since = None
                 logger.warning("%s answers again after %.0f s; nothing was lost", self.address, silent)
+
+
+def _fill(path: Path, mode: str, data: bytes) -> None:
+    """Write a file whole, and to the disk, or leave none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open(mode) as opened:
+        try:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _open(address: str, timeout: float) -> tuple[Any, str]:

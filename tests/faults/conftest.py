@@ -1,6 +1,7 @@
 """The stack, the sweep without faults, and what must be so after each fault."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -85,14 +86,15 @@ def leaderboard(folder):
 def whole(stack, datasets, tmp_path_factory):
     """A project, and its sweep that no fault meets: it has begun."""
     project = Project.make(tmp_path_factory.mktemp("whole") / "project", datasets, api(stack), **SMALL)
-    return project, project.start("sweep")
+    with ThreadPoolExecutor(1) as aside:
+        yield project, aside.submit(project.run, "sweep")
 
 
 @pytest.fixture(scope="session")
 def undisturbed(whole):
     """The leaderboard of the sweep that no fault has met."""
-    project, process = whole
-    output, _ = process.communicate(timeout=300)
+    project, running = whole
+    _, output = running.result()
     board = leaderboard(project.folder)
     assert board["seeds"].to_list() == [1] * TRIALS, output
     return board

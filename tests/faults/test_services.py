@@ -52,7 +52,7 @@ def expected(stack, whole):
     options += ["--recipe", json.dumps(PARAMETERS["recipe"]), "--image-size", str(PARAMETERS["image_size"])]
     # Beside the other sweep that no fault meets; then neither is on the machine any more.
     project.run("sweep", *options)
-    whole[1].wait(timeout=300)
+    whole[1].result()
     results = [json.loads(path.read_text()) for path in (clone / "runs").glob("*/result.json")]
     found = sorted(result["val_auroc"] for result in results)
     assert len(found) == TRIALS

@@ -172,6 +172,30 @@ def test_a_decision_that_never_got_out_is_pushed_when_it_is_repeated(repo: Path,
     assert champion_version("phantom", repo=other) == "v1.0.0"
 
 
+def test_a_decision_that_goes_out_with_the_release_excludes_others_too(repo: Path, other: Path) -> None:
+    say(repo, "v1.0.0")
+    with pytest.raises(ReleaseError, match=r"is champion already, here and in origin"):
+        registry.assign("phantom@v1.0.0", "champion", repo=repo, push=True)
+    assert "decided/phantom/v1.0.0" in run(other, "git", "ls-remote", "--tags", "origin")
+
+
+def test_a_mark_without_its_decision_is_said_to_be_one(repo: Path, other: Path) -> None:
+    say(other, "v1.0.0", push=True)
+    (tag,) = [one.tag for one in registry.history(repo=other, dataset="phantom") if one.stage == "champion"]
+    run(other, "git", "push", "-q", "origin", f":refs/tags/{tag}")
+    with pytest.raises(ReleaseError, match=r"`git push origin ':refs/tags/decided/phantom/v1\.0\.0'`"):
+        say(repo, "v1.0.0", push=True)
+    run(repo, "git", "push", "-q", "origin", ":refs/tags/decided/phantom/v1.0.0")
+    assert "is the champion" in say(repo, "v1.0.0", push=True)
+
+
+def test_a_mark_holds_on_to_no_data(repo: Path, other: Path) -> None:
+    say(repo, "v1.0.0", push=True)
+    run(other, "git", "fetch", "-q", "--tags")
+    assert not run(other, "git", "ls-tree", "-r", "decided/phantom/v1.0.0")
+    assert run(other, "git", "rev-list", "--count", "decided/phantom/v1.0.0") == "1"
+
+
 def made(minutes: int, tag: str, version: str, stage: str | None) -> Event:
     return Event(
         dataset="phantom",

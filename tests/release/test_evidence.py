@@ -413,7 +413,6 @@ def test_what_is_not_there_is_said(trained: Trained, exported: Path, tmp_path: P
     assert "There is no ledger of the search." in text
     assert "The dataset was made of no drops." in text
     pl.DataFrame(schema=LEDGER_SCHEMA).write_csv(tmp_path / LEDGER)
-    pl.DataFrame(schema=TRIALS_SCHEMA).write_parquet(tmp_path / TRIALS)
     text = write_evidence(dataclasses.replace(known, scores={}), tmp_path / "out")
     assert "The ledger of the search has no row of this dataset." in text
     assert "Not shown: the task is not binary." in text

@@ -106,7 +106,7 @@ def test_a_film_is_read_as_the_intake_reads_it_whoever_it_names(
     window_of_file = {"WindowCenter": "1500", "WindowWidth": "900"}
     made = dataset(PatientName="Hart^Ada", PatientIdentityRemoved=None, **window_of_file)
     (tmp_path / "film").write_bytes(as_bytes(made))
-    with pytest.raises(DataError, match=r"film: it is DICOM, and the images of squares were not"):
+    with pytest.raises(DataError, match=r"film: it is DICOM, and model\.json does not say"):
         predict(load_model(copy), [tmp_path / "film"])
     values = json.loads((copy / DESCRIPTION).read_text())
     (copy / DESCRIPTION).write_text(json.dumps(values | {"window": window}))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ttl.errors import SearchError
+from ttl.errors import ParamsError
 from ttl.models.cuts import Cut
+from ttl.params import PLANNERS, SweepParams
 from ttl.search.plan import Known, follow
 from ttl.search.planners import exhaustive, find_planner, two_stage
 from ttl.search.space import Space
@@ -166,8 +167,12 @@ def test_an_ablation_is_a_factor_of_the_grid_and_the_default_is_not():
     assert {step.trial.trial_id for step in plain} < {step.trial.trial_id for step in wide}
 
 
-def test_what_has_not_been_trained_is_waited_for_and_an_unknown_planner_is_an_error():
+def test_what_has_not_been_trained_is_waited_for():
     space = make_space()
     assert len(follow(exhaustive, space, lambda _: None).waiting) == len(exhaustive(space, {}))
-    with pytest.raises(SearchError, match=r"no planner is called 'magic'.*exhaustive, two-stage, race"):
-        find_planner("magic", None)
+
+
+def test_a_planner_is_found_by_each_name_that_params_may_have_and_no_other():
+    assert len({find_planner(name, None) for name in PLANNERS}) == len(PLANNERS)
+    with pytest.raises(ParamsError, match=r"sweep.planner is 'magic'; .*: exhaustive, two-stage, race"):
+        SweepParams(planner="magic")

@@ -49,7 +49,7 @@ def test_of_many_that_want_a_trial_exactly_one_has_it(tmp_path):
     start = threading.Barrier(len(stores))
 
     def try_it(store):
-        start.wait()
+        start.wait(timeout=60)
         return store.claims.take(ID)
 
     with ThreadPoolExecutor(len(stores)) as several:
@@ -120,6 +120,35 @@ def test_one_that_cannot_write_is_told_that_another_has_followed(stores, caplog,
     with two.claim(ID, wait=True):
         one.claims._beat(mine, Waits(1))
     assert "took this one for dead" in caplog.text
+
+
+def test_a_storage_that_fails_now_and_then_costs_no_claim(stores, tmp_path, monkeypatch):
+    """One look that fails is no reason not to write; but after a lease without a word, look first."""
+    one, *_ = stores
+    claim = one.claims.take(ID)
+    file, read = tmp_path / "store" / claim.path, type(one.bucket).read
+    monkeypatch.setattr(type(one.bucket), "read", full)
+    one.claims._beat(claim, Waits(2))
+    assert json.loads(file.read_text())["beat"].lstrip("0") == "2"
+    # An hour passes with each look at the clock.
+    monkeypatch.setattr("ttl.training.claims.time.monotonic", iter(range(0, 10**6, 3600)).__next__)
+    one.claims._beat(claim, Waits(5))
+    assert json.loads(file.read_text())["beat"].lstrip("0") == "2"
+    monkeypatch.setattr(type(one.bucket), "read", read)
+    one.claims._beat(claim, Waits(5))
+    assert json.loads(file.read_text())["beat"].lstrip("0") == "5"
+
+
+def test_a_machine_of_any_name_knows_its_own_claim(stores, monkeypatch, caplog):
+    monkeypatch.setattr("socket.gethostname", lambda: 'röntgen "1"')
+    one, *_ = stores
+    with one.claim(ID, wait=False) as claimed:
+        assert claimed
+    claim = one.claims.take(ID)
+    one.claims._beat(claim, Waits(2))
+    assert not caplog.text
+    one.claims._release(claim)
+    assert not one.bucket.names(f".claims/{ID}")
 
 
 def test_a_sign_of_life_takes_no_room(stores, tmp_path):

@@ -299,18 +299,32 @@ def test_a_checkpoint_that_was_brought_in_part_is_none(tmp_path, store, monkeypa
     assert brought.read_bytes() == content
 
 
-def test_results_are_exchanged_both_ways_but_not_while_somebody_is_at_the_trial(tmp_path, store):
+def test_results_are_exchanged_both_ways_and_a_part_not_while_somebody_is_at_the_trial(tmp_path, store):
     one, other = (machine(tmp_path, name, store) for name in ("one", "other"))
-    publish(one)
+    publish(one, {"status": "stopped", "epochs": 1, "val_auroc": 0.4})
     with Runs(tmp_path / "one").claim(ID):
         one.exchange(ID, there=False)
         assert store.result(ID) is None
     one.exchange(ID, there=False)
+    assert store.result(ID)["status"] == "stopped"
+    publish(one)
+    # What is finished does not wait for whoever has left a claim, and is gone.
+    assert Store(store.address).claims.take(ID)
+    one.exchange(ID, there=True)
     assert store.result(ID)["status"] == "completed"
     store.bucket.write(f".checkpoints/{ID}/left", b"x")
     other.exchange(ID, there=True)
     assert other.result(ID) == one.result(ID)
     assert not store.bucket.names(f".checkpoints/{ID}")
+
+
+def test_a_result_stays_where_nothing_can_take_its_place(tmp_path, store):
+    runs = machine(tmp_path, "one", store)
+    publish(runs)
+    with pytest.raises(FileNotFoundError):
+        runs._place(ID, runs.root / ".partial" / "gone")
+    assert runs.result(ID)["status"] == "completed"
+    assert runs.weights(ID).read_bytes() == b"weights"
 
 
 def test_many_that_place_the_same_result_at_once_leave_one(tmp_path, store):

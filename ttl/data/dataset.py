@@ -57,10 +57,9 @@ class DatasetInfo:
     gives samples by split and class; where images have several labels, `images` gives those by split, and no
     class need be present in one. `notes` are sentences for people: leaks of a published split, what was
     assumed. `fit` is how images of another shape were brought to this one. `given_split` says that the split
-    came with the samples, undrawn. `window` is how DICOM files of drops became 8 bits, None of what was made
-    otherwise. `uncertain` is the policy that made up labels of training images; it is
-    `ignore` where none was made up, and None where that is not known, of a dataset packed by an earlier
-    version.
+    came with the samples, undrawn. `window` is how DICOM files of drops become 8 bits; None where none are
+    taken in. `uncertain` is the policy that made up labels of training images; it is `ignore` where none was
+    made up. Of a dataset packed by an earlier version both may be None, because they are not known.
     """
 
     name: str

@@ -264,5 +264,5 @@ def _describe(
         synthetic=spec.synthetic,
         notes=(*notes, PATIENTS[spec.patient_ids]) if before is None else before.info.notes,
         fit=spec.fit,
-        window=spec.windowing,
+        window=spec.windowing if before is None else before.info.window,
     )

@@ -57,21 +57,14 @@ def read(data: bytes, spec: IntakeSpec) -> Reading:
     decoded, and no decoder is let at more than `spec.max_pixels`, or at other sizes than the header's. One
     image a file: several frames are refused.
     """
-    with _quiet():
-        try:
-            dataset = pydicom.dcmread(io.BytesIO(_inflated(data, spec.max_bytes)))
-            _check_header(dataset, spec)
-            _check_image(dataset, spec.max_pixels)
-            return Reading(
-                pixels=_decode(dataset, spec.windowing),
-                patient_id=str(dataset.get("PatientID") or "").strip(" \0"),
-                acquired_at=_date(dataset),
-            )
-        except RefusedError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a damaged file brings about, it is refused
-            # The message may hold a value of the file.
-            raise RefusedError(Reason.UNREADABLE, f"it cannot be read ({type(error).__name__})") from None
+    with _opened(data, spec.max_bytes) as dataset:
+        _check_header(dataset, spec)
+        _check_image(dataset, spec.max_pixels)
+        return Reading(
+            pixels=_decode(dataset, spec.windowing),
+            patient_id=str(dataset.get("PatientID") or "").strip(" \0"),
+            acquired_at=_date(dataset),
+        )
 
 
 def read_pixels(data: bytes, windowing: Windowing, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -79,14 +72,21 @@ def read_pixels(data: bytes, windowing: Windowing, *, max_bytes: int, max_pixels
 
     For a model's use where the patient is: nothing of the header is kept. Raises `RefusedError`.
     """
+    with _opened(data, max_bytes) as dataset:
+        _check_image(dataset, max_pixels)
+        return _decode(dataset, windowing)
+
+
+@contextmanager
+def _opened(data: bytes, max_bytes: int) -> Iterator[pydicom.Dataset]:
+    """Give a file's data set; whatever goes wrong with it meanwhile, the file is refused for."""
     with _quiet():
         try:
-            dataset = pydicom.dcmread(io.BytesIO(_inflated(data, max_bytes)))
-            _check_image(dataset, max_pixels)
-            return _decode(dataset, windowing)
+            yield pydicom.dcmread(io.BytesIO(_inflated(data, max_bytes)))
         except RefusedError:
             raise
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file brings about, it is refused
+            # The message may hold a value of the file.
             raise RefusedError(Reason.UNREADABLE, f"it cannot be read ({type(error).__name__})") from None
 
 

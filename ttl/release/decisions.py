@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from ttl.errors import ReleaseError
 from ttl.release import registry, vcs
 from ttl.release.history import CHAMPION, champion_version, message, one_line, trailers
-from ttl.release.tags import Event
+from ttl.release.tags import Event, mark
 
 Decision = Literal["approve", "reject"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
@@ -34,14 +34,14 @@ def decide(
         # Others may have decided meanwhile.
         vcs.update_tags(root, dataset)
     made, earlier = _known(root, dataset, version)
-    told, once = trailers(made.message), f"decided/{dataset}/{version}"
+    told, once = trailers(made.message), mark(dataset, version)
     if "Rule" not in told:
         raise ReleaseError(f"{made.tag} was not proposed by the gate; `ttl models assign` assigns a stage")
     if earlier is not None:
         sentence = _stands(earlier, made, decision)
         if push:
             # Whoever set it may have died before the others had it.
-            registry.push(earlier.tag, repo=root, once=once)
+            registry.push(earlier, repo=root)
         return sentence
     facts = {
         "Decision": decision,

@@ -189,8 +189,11 @@ def _search(folder: Path, name: str) -> dict[str, Any] | None:
     book = results.read_ledger(folder).filter(pl.col("dataset") == name)
     model = [one for one in results.MODEL if one in book.columns and one not in {"cut_index", "granularity"}]
     found = pl.col("val_auroc").filter(pl.col("status") == COMPLETED).mean()
-    trained = results.read_trials(folder).group_by(model).agg(found)
-    book = book.join(trained, on=model, how="left", maintain_order="left")
+    if (folder / results.TRIALS).is_file():
+        trained = results.read_trials(folder).group_by(model).agg(found)
+        book = book.join(trained, on=model, how="left", maintain_order="left")
+    else:
+        book = book.with_columns(val_auroc=pl.lit(None, pl.Float64))
     differ = results.factors(book)
     return {
         "rows": book.drop("dataset").to_dicts(),

@@ -214,8 +214,8 @@ def _read_dicom(path: Path, known: Description) -> NDArray[np.uint8]:
 
     if known.window is None:
         raise DataError(
-            f"{path}: it is DICOM, and the images of {known.dataset} were not: nothing says how its values "
-            "become 8 bits; export it as those images were exported"
+            f"{path}: it is DICOM, and {DESCRIPTION} does not say how its values become 8 bits: the model "
+            "was trained on other files, or by an earlier version; export it as those images were, or retrain"
         )
     try:
         pixels = read_pixels(path.read_bytes(), known.window, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)

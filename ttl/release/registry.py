@@ -127,6 +127,7 @@ def assign(
         if stage in chosen.stages:
             if remote:
                 _push_all(root, chosen, remote)
+                raise ReleaseError(f"{chosen.tag} is {stage} already, here and in {remote}")
             raise ReleaseError(f"{chosen.tag} is {stage} already; nothing was done")
         text = message or f"Assign {stage} to {chosen.tag}"
         step = partial(tags.assign, root, chosen.dataset, chosen.version, stage, text)
@@ -157,13 +158,13 @@ def withdraw(
         tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None, once=once)
 
 
-def push(tag: str, *, repo: Path, once: str) -> None:
-    """Push a tag `once`, as in `assign`, if there is a git remote and it does not have the tag yet."""
+def push(event: Event, *, repo: Path) -> None:
+    """Push the tag of an event to the git remote, if there is one."""
     root = vcs.find_root(repo)
     with _lock(root):
         remote = vcs.find_remote(root)
         if remote:
-            _push(root, remote, tag, once)
+            _push(root, remote, event)
 
 
 def models(*, repo: Path) -> list[Release]:
@@ -271,14 +272,14 @@ def _complete(root: Path, known: Release, remote: str | None, dvc_remote: bool) 
 def _push_all(root: Path, known: Release, remote: str) -> None:
     for event in history(repo=root, dataset=known.dataset):
         if event.version == known.version:
-            _push(root, remote, event.tag)
+            _push(root, remote, event)
 
 
-def _push(root: Path, remote: str, tag: str, once: str | None = None) -> None:
-    if not vcs.push_tag(root, remote, tag, once):
+def _push(root: Path, remote: str, event: Event) -> None:
+    if not vcs.push_tag(root, remote, event.tag, tags.mark_of(event)):
         raise ReleaseError(
-            f"{remote} has another {once or tag} than this repository; delete the tag here "
-            f"(`git tag --delete '{tag}'`), fetch, and do this again"
+            f"{remote} has another {event.tag} than this repository, or another decision on the version; "
+            f"delete the tag here (`git tag --delete '{event.tag}'`), fetch, and do this again"
         )
 
 

@@ -18,6 +18,8 @@ from ttl.release import vcs
 FIRST_VERSION = "v1.0.0"
 ATTEMPTS = 5
 
+DECIDED = re.compile(r"^Decision: (approve|reject)$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -148,9 +150,24 @@ def publish(
                 vcs.git(root, "tag", "--delete", tag)
         if pushed:
             return tag
+    if remote and once and vcs.is_pushed(root, remote, once):
+        raise ReleaseError(
+            f"{remote} has the mark {once} and no decision with it: if somebody has deleted the decision's "
+            f"tag, delete its mark too (`git push {remote} ':refs/tags/{once}'`), and do this again"
+        )
     raise ReleaseError(
         f"{remote} has a newer {tag} after {ATTEMPTS} attempts; wait for the others, then retry"
     )
+
+
+def mark_of(event: Event) -> str | None:
+    """Return the name under which the tag of a decision is pushed once, None for any other event's."""
+    return mark(event.dataset, event.version) if DECIDED.search(event.message) else None
+
+
+def mark(dataset: str, version: str) -> str:
+    """Return the name of which a remote takes one: of all decisions on a version, one is carried out."""
+    return f"decided/{dataset}/{version}"
 
 
 def _counter(event: Event) -> int:

@@ -179,20 +179,29 @@ def update_tags(repo: Path, dataset: str) -> None:
 
 
 def push_tag(repo: Path, remote: str, tag: str, once: str | None = None) -> bool:
-    """Push a tag, under the name of `once` too; False if the remote has another of either name.
+    """Push a tag, with a mark of the name `once` if given; False if the remote has another of either name.
 
-    Raises `ServiceError` for any other failure.
+    The mark is a tag of an empty commit, the same whenever it is made for the same tag. Raises `ServiceError`
+    for any other failure.
     """
-    names = [tag] if once is None else [tag, once]
-    specs = [f"refs/tags/{tag}:refs/tags/{name}" for name in names]
-    done = attempt_git(repo, "push", "--quiet", "--atomic", remote, *specs)
+    command = ["push", "--quiet", remote, f"refs/tags/{tag}:refs/tags/{tag}"]
+    if once is not None:
+        command = ["push", "--quiet", "--atomic", *command[2:], f"{_mark(repo, tag)}:refs/tags/{once}"]
+    done = attempt_git(repo, *command)
     if done.returncode == 0:
         return True
     # All but the first are of a push that lost a race inside the server.
-    lost = ("already exists", "cannot lock ref", "reference already", "atomic transaction failed")
-    if any(reason in done.stderr for reason in lost):
+    if any(reason in done.stderr for reason in ("already exists", "cannot lock ref", "reference already")):
         return False
     raise ServiceError(f"pushing tag {tag} to {remote} failed: {last_words(done.stderr)}")
+
+
+def _mark(repo: Path, tag: str) -> str:
+    """Return the hash of a commit that stands for a tag, and holds on to nothing."""
+    nothing = git(repo, "hash-object", "-w", "-t", "tree", "/dev/null")
+    text = f"{tag} {git(repo, 'rev-parse', f'refs/tags/{tag}')}"
+    then = {f"GIT_{role}_DATE": "2000-01-01T00:00:00Z" for role in ("AUTHOR", "COMMITTER")}
+    return git(repo, "commit-tree", nothing, "-m", text, env={**NOBODY.environment(), **then})
 
 
 def is_pushed(repo: Path, remote: str, tag: str) -> bool:

@@ -120,19 +120,25 @@ class Claims:
         return watch.looks >= 3 and now - watch.since > self.lease
 
     def _beat(self, claim: "Claim", done: threading.Event) -> None:
-        beat = 0
+        beat, last, followed = 0, time.monotonic(), False
+        text = "%s: another machine took this one for dead, and works on it too"
         while not done.wait(self.lease / 4):
             beat += 1
-            with suppress(Exception):
+            try:
                 # What a machine finds that was suspended for a while may be another's of the same number.
-                if not claim.made(self._content(self.quick, claim.path)) or (
-                    max(_numbers(self.quick, claim.folder)) > claim.number
-                ):
-                    logger.warning(
-                        "%s: another machine took this one for dead, and works on it too", claim.folder
-                    )
+                if not claim.made(self._content(self.quick, claim.path)):
+                    logger.warning(text, claim.folder)
                     return
+            except Exception:  # noqa: BLE001 - it costs a sign of life only where another may have followed
+                if time.monotonic() - last > self.lease:
+                    continue
+            with suppress(Exception):
                 self.quick.rewrite(claim.path, claim.content(beat))
+                last = time.monotonic()
+            with suppress(Exception):
+                if not followed and max(_numbers(self.quick, claim.folder)) > claim.number:
+                    followed = True
+                    logger.warning(text, claim.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ class Claim:
 
     def made(self, content: bytes | None) -> bool:
         """Return whether it is this claim that says so."""
-        return content is not None and self.holder.encode() in content
+        return content is not None and json.dumps(self.holder).encode() in content
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,8 @@ class Runs:
                 self.store.forget_checkpoints(trial_id)
             return
         with self.claim(trial_id, wait=False) as claimed:
-            if claimed:
+            # An end is for good: it does not wait for whoever has left a claim, and is gone.
+            if claimed or here == math.inf:
                 self.share(trial_id)
 
     def checkpoints(self, trial_id: str) -> Path:
@@ -235,14 +236,18 @@ class Runs:
     def recover(self, trial_id: str) -> None:
         """Finish what a process that died was just publishing."""
         work = self.root / ".partial" / trial_id
-        if self.result(trial_id) is not None or not (work / RESULT).is_file():
-            return
-        files: dict[str, str] = json.loads((work / RESULT).read_text(encoding="utf-8"))[FILES]
-        if all((work / name).is_file() and sha256(work / name) == digest for name, digest in files.items()):
-            self._place(trial_id, work)
-        else:
-            # Another attempt has begun to write since.
-            (work / RESULT).unlink()
+        with self._locked(f"{trial_id}.place"):
+            if self.result(trial_id) is not None or not (work / RESULT).is_file():
+                return
+            files: dict[str, str] = json.loads((work / RESULT).read_text(encoding="utf-8"))[FILES]
+            whole = all(
+                (work / name).is_file() and sha256(work / name) == digest for name, digest in files.items()
+            )
+            if whole:
+                self._move(trial_id, work)
+            else:
+                # Another attempt has begun to write since.
+                (work / RESULT).unlink()
 
     def tidy(self, trial_id: str) -> None:
         """Remove what an attempt has left of a trial that has its result from elsewhere."""
@@ -266,15 +271,24 @@ class Runs:
 
     def _place(self, trial_id: str, made: Path, *, brought: Mapping[str, Any] | None = None) -> None:
         """Put a whole folder into a trial's place; what was `brought` not over what has got further here."""
-        final, old = self.folder(trial_id), self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}"
         with self._locked(f"{trial_id}.place"):
             if brought is not None:
                 here = reach(self.result(trial_id))
                 if here > reach(brought) and (here == math.inf or brought["status"] != FAILED):
                     return
-            with suppress(FileNotFoundError):
-                final.rename(old)
+            self._move(trial_id, made)
+
+    def _move(self, trial_id: str, made: Path) -> None:
+        final, old = self.folder(trial_id), self.root / ".partial" / f"{trial_id}.replaced-{uuid4().hex[:8]}"
+        there = final.exists()
+        if there:
+            final.rename(old)
+        try:
             made.rename(final)
+        except OSError:
+            if there:
+                old.rename(final)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
     def publish_failure(self, trial: Trial, reason: str) -> None:
