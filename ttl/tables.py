@@ -66,7 +66,7 @@ def drift(rows: Sequence[Row]) -> Table:
     """Return the table of how new drops compare with earlier ones."""
     table = _table("drop", "drifted", "views", "rank")
     table.columns[2].no_wrap = False
-    table.caption = "rank: share of drops like its site's earlier ones that would look as different by chance"
+    table.caption = "rank: share of undrifted drops that would be as far"
     table.caption_justify = "left"
     for row in rows:
         colour = {"yes": "[yellow]yes[/]"}.get(row["drifted"], row["drifted"])

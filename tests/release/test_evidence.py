@@ -278,8 +278,8 @@ def test_the_ledger_of_this_dataset_is_shown(trained: Trained, exported: Path, t
     text = write_evidence(make(trained, exported, results=tmp_path), tmp_path / "out")
     lines = [one.rstrip() for one in text.splitlines()]
     assert "| strategy | cut | trained | epochs | full_epochs | val_auroc | reason |" in lines
-    assert "| ttl | blocks.1 | to the end | 3 | 3 | 0.625 | the best &#124; so far |" in lines
-    assert "| ttl | blocks.2 | never | 0 | 3 |  | larger |" in lines
+    assert "| ttl | blocks.1 | to the end | 3 | 3 | 0.6250 | the best &#124; so far |" in lines
+    assert "| ttl | blocks.2 | never | 0 | 3 | – | larger |" in lines
     assert "All have backbone efficientnet_lite0, source imagenet, recipe fast, head pooled" in text
     assert "of another dataset" not in text
     tables(text)
