@@ -4,7 +4,7 @@ import json
 
 import psutil
 import pytest
-from conftest import LEFT_SECONDS, SMALL, TRIALS, check_nothing_is_left, check_store, check_whole
+from conftest import LEFT_SECONDS, SMALL, check_nothing_is_left, check_store, check_whole
 
 from tests.projects import Project
 from tests.services import Deployment, left, until
@@ -18,7 +18,8 @@ PARAMETERS = {
     "recipe": {"base": "fast", "epochs": 4},
     "image_size": 32,
 }
-"""Of the demo's images: three trials."""
+TRIALS = 3
+"""Of the demo's images."""
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def said(deployment, words):
 
 def check_run(deployment):
     """Check that the store has it all, and the machine nothing of it."""
-    check_store(deployment.stack.settings.client()["TTL_STORE"])
+    check_store(deployment.stack.settings.client()["TTL_STORE"], TRIALS)
     until(lambda: not left(), LEFT_SECONDS, "all processes of the run have ended")
 
 
