@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -135,11 +136,10 @@ def make_crew(sweep: Sweep, listener: Listener) -> Crew:
 
 def artifact_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """Return the leaderboard with the mark of what was selected, first what is seen without scrolling."""
-    rows = [
-        {"mark": marked(row, outcome.selections.get(row["dataset"])), **row}
-        for row in results.leaderboard(outcome.trials).iter_rows(named=True)
-    ]
-    return [{name: row[name] for name in (*FIRST, *(one for one in row if one not in FIRST))} for row in rows]
+    board = results.leaderboard(outcome.trials)
+    marks = [marked(row, outcome.selections.get(row["dataset"])) for row in board.iter_rows(named=True)]
+    shown = board.with_columns(pl.Series("mark", marks, pl.String)).select(*FIRST, pl.exclude(*FIRST))
+    return shown.to_dicts()
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:

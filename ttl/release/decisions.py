@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from ttl.errors import ReleaseError
 from ttl.release import registry, vcs
 from ttl.release.history import CHAMPION, champion_version, message, one_line, trailers
-from ttl.release.tags import Event, mark
+from ttl.release.tags import Event
 
 Decision = Literal["approve", "reject"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
@@ -34,7 +34,7 @@ def decide(
         # Others may have decided meanwhile.
         vcs.update_tags(root, dataset)
     made, earlier = _known(root, dataset, version)
-    told, once = trailers(made.message), mark(dataset, version)
+    told = trailers(made.message)
     if "Rule" not in told:
         raise ReleaseError(f"{made.tag} was not proposed by the gate; `ttl models assign` assigns a stage")
     if earlier is not None:
@@ -53,10 +53,10 @@ def decide(
     text = message(f"{decision.capitalize()} {made.tag}", facts)
     to_do = partial(_is_to_do, root, made, decision)
     if decision == "reject":
-        registry.withdraw(made.tag, "challenger", repo=root, push=push, message=text, check=to_do, once=once)
+        registry.withdraw(made.tag, "challenger", repo=root, push=push, message=text, check=to_do)
         done = f"{made.tag} is rejected by {who}: {reason}"
     else:
-        registry.assign(made.tag, CHAMPION, repo=root, push=push, message=text, check=to_do, once=once)
+        registry.assign(made.tag, CHAMPION, repo=root, push=push, message=text, check=to_do)
         done = f"{made.tag} is the champion, approved by {who}: {reason}"
     _, stands = _known(root, dataset, version)
     assert stands is not None

@@ -103,14 +103,12 @@ def assign(
     push: bool = False,
     message: str = "",
     check: Callable[[], bool] = lambda: True,
-    once: str | None = None,
 ) -> Release:
     """Assign a stage to a release, with the reasons in the tag's message.
 
     `name` is `dataset@version` or `dataset#stage`; a dataset alone stands for its newest version. `check`
     says whether that is still to be done. It is asked while no other process of this clone changes the
-    registry, after the others' tags were fetched, and again whenever another clone was faster. Of all that is
-    pushed `once`, under one name, the git remote takes one.
+    registry, after the others' tags were fetched, and again whenever another clone was faster.
     """
     if stage not in STAGES:
         raise ReleaseError(f"no stage is called {stage!r}; there are: {', '.join(STAGES)}")
@@ -131,7 +129,7 @@ def assign(
             raise ReleaseError(f"{chosen.tag} is {stage} already; nothing was done")
         text = message or f"Assign {stage} to {chosen.tag}"
         step = partial(tags.assign, root, chosen.dataset, chosen.version, stage, text)
-        tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None, once=once)
+        tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None)
         return replace(_find_tag(root, chosen.tag), notes=notes)
 
 
@@ -143,11 +141,10 @@ def withdraw(
     push: bool = False,
     message: str = "",
     check: Callable[[], bool] = lambda: True,
-    once: str | None = None,
 ) -> None:
     """Take a stage from the release `dataset@version`, with the reasons in the tag's message.
 
-    They are recorded for a stage too that the release does not have. `check` and `once` are as in `assign`.
+    They are recorded for a stage too that the release does not have. `check` is as in `assign`.
     """
     root = vcs.find_root(repo)
     with _lock(root):
@@ -155,7 +152,7 @@ def withdraw(
         chosen = find(name, repo=root)
         _check_pushed(root, remote, chosen)
         step = partial(tags.unassign, root, chosen.dataset, chosen.version, stage, message)
-        tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None, once=once)
+        tags.publish(root, chosen.dataset, remote, lambda: step() if check() else None)
 
 
 def push(event: Event, *, repo: Path) -> None:
@@ -276,7 +273,7 @@ def _push_all(root: Path, known: Release, remote: str) -> None:
 
 
 def _push(root: Path, remote: str, event: Event) -> None:
-    if not vcs.push_tag(root, remote, event.tag, tags.mark_of(event)):
+    if not tags.push(root, remote, event):
         raise ReleaseError(
             f"{remote} has another {event.tag} than this repository, or another decision on the version; "
             f"delete the tag here (`git tag --delete '{event.tag}'`), fetch, and do this again"

@@ -127,14 +127,11 @@ def unassign(root: Path, dataset: str, version: str, stage: str, message: str) -
     return str(made.tag)
 
 
-def publish(
-    root: Path, dataset: str, remote: str | None, create: Callable[[], str | None], *, once: str | None = None
-) -> str | None:
+def publish(root: Path, dataset: str, remote: str | None, create: Callable[[], str | None]) -> str | None:
     """Set a tag and push it; when somebody else has just taken its name, set the next one.
 
-    `create` is asked after each look at the others' tags; where it gives none, nothing is set. Of all tags
-    that are to be pushed `once`, under one name, the remote takes one. Without a remote the tag is only set.
-    When the push fails for another reason, the tag is taken back.
+    `create` is asked after each look at the others' tags; where it gives none, nothing is set. Without a
+    remote the tag is only set. When the push fails for another reason, the tag is taken back.
     """
     for _ in range(ATTEMPTS):
         if remote:
@@ -142,15 +139,19 @@ def publish(
         tag = create()
         if tag is None:
             return None
+        if remote is None:
+            return tag
         pushed = False
         try:
-            pushed = remote is None or vcs.push_tag(root, remote, tag, once)
+            event = next(one for one in read_events(root, dataset) if one.tag == tag)
+            pushed = push(root, remote, event)
         finally:
             if not pushed:
                 vcs.git(root, "tag", "--delete", tag)
         if pushed:
             return tag
-    if remote and once and vcs.is_pushed(root, remote, once):
+    once = _mark_of(event)
+    if once and vcs.is_pushed(root, str(remote), once):
         raise ReleaseError(
             f"{remote} has the mark {once} and no decision with it: if somebody has deleted the decision's "
             f"tag, delete its mark too (`git push {remote} ':refs/tags/{once}'`), and do this again"
@@ -160,14 +161,14 @@ def publish(
     )
 
 
-def mark_of(event: Event) -> str | None:
-    """Return the name under which the tag of a decision is pushed once, None for any other event's."""
-    return mark(event.dataset, event.version) if DECIDED.search(event.message) else None
+def push(root: Path, remote: str, event: Event) -> bool:
+    """Push the tag of an event; False if the remote has another, or another decision on the version."""
+    return vcs.push_tag(root, remote, event.tag, _mark_of(event))
 
 
-def mark(dataset: str, version: str) -> str:
+def _mark_of(event: Event) -> str | None:
     """Return the name of which a remote takes one: of all decisions on a version, one is carried out."""
-    return f"decided/{dataset}/{version}"
+    return f"decided/{event.dataset}/{event.version}" if DECIDED.search(event.message) else None
 
 
 def _counter(event: Event) -> int:
